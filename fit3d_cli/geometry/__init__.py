@@ -1,0 +1,1 @@
+"""Cameras, Gaussians and rotations: pure torch maths without I/O or settings."""
