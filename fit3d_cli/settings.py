@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 class BackboneSettings(Section):
@@ -54,6 +56,7 @@ class GeometrySettings(Section):
     densify_stop: float = Field(0.6, ge=0, le=1, description="fraction of steps that densify")
     densify_every: int = Field(100, gt=0, description="steps between densifications")
     grow_grad2d: float = Field(2e-4, gt=0, description="screen gradient above which to grow")
+    checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints")
 
 
 class FeatureSettings(Section):

@@ -1,0 +1,195 @@
+"""The ``fit3d`` command: mounts the verbs and owns the only error handler."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from fit3d_cli import __version__
+from fit3d_cli.commands import doctor, export, finetune, info, lift, probe, render
+from fit3d_cli.commands._options import common_callback, common_options
+from fit3d_cli.errors import EnvironmentFault, Fit3dError, SettingsError, StorageError
+
+EXIT_USAGE = 2
+EXIT_ENVIRONMENT = 3
+EXIT_BUG = 4
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+EXIT_TERMINATED = 143
+
+VERBS: tuple[Callable[..., None], ...] = (
+    lift.lift,
+    render.render,
+    finetune.finetune,
+    probe.probe,
+    info.info,
+    export.export,
+    doctor.doctor,
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; raised so that temporary files are removed on the way out."""
+
+
+def build() -> typer.Typer:
+    """The command-line application with every verb mounted."""
+    application = typer.Typer(
+        name="fit3d",
+        no_args_is_help=False,
+        invoke_without_command=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    application.callback()(common_callback(_root))
+    for verb in VERBS:
+        application.command(name=verb.__name__)(common_options(verb))
+    return application
+
+
+def _root(
+    ctx: typer.Context,
+    given: dict[str, Any],
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Make 2D vision backbones 3D-aware: lift, render, finetune, probe.
+
+    Common options may stand before or after the verb. Start with: fit3d doctor
+    """
+    ctx.obj = given
+    if version:
+        sys.stdout.write(f"fit3d {__version__}\n")
+        raise typer.Exit()
+    if ctx.invoked_subcommand is None:
+        sys.stdout.write(ctx.get_help() + "\n")
+        raise typer.Exit()
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; never raises.
+
+    Codes: 0 done, 1 some items failed, 2 bad input or settings, 3 environment, 4 a bug of
+    ours, 130 and 143 interrupted, 141 nobody reads our output any more.
+    """
+    command = typer.main.get_command(build())
+    out = sys.stdout
+    try:
+        with command.make_context("fit3d", list(argv)) as context:
+            command.invoke(context)
+        out.flush()
+        return 0
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except BrokenPipeError:
+        return EXIT_PIPE
+    except (KeyboardInterrupt, Terminated) as stop:
+        if "--debug" in argv:
+            traceback.print_exc(file=sys.stderr)
+        sys.stderr.write("fit3d: interrupted - run the same command again to resume\n")
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+    except Exception as error:
+        if "--debug" in argv:
+            traceback.print_exc(file=sys.stderr)
+        failure, code = explain(error)
+        sys.stderr.write(f"fit3d: error: {failure}\n")
+        if "--json" in argv:
+            out.write(json.dumps({"error": _fields(failure, code)}) + "\n")
+        return code
+
+
+def explain(error: Exception) -> tuple[Fit3dError, int]:
+    """Any exception as a failure with a remedy, and the exit code."""
+    if isinstance(error, Fit3dError):
+        return error, error.exit_code
+    if hasattr(error, "format_message"):  # typer's own, whichever click it is built on
+        return _usage(error), EXIT_USAGE
+    if _out_of_memory(error):
+        hint = "lower a width, a batch, a budget of Gaussians or --dim, or use a larger machine"
+        return EnvironmentFault("out of memory", where="memory", hint=hint), EXIT_ENVIRONMENT
+    if isinstance(error, OSError):
+        return _system(error)
+    what = f"internal error, {type(error).__name__}: {error}"
+    hint = "this is a bug of fit3d: run again with --debug and report the traceback"
+    return Fit3dError(what, hint=hint), EXIT_BUG
+
+
+def _usage(error: Any) -> Fit3dError:
+    """A complaint of the option parser in our one-line form."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "fit3d"
+    parameter = getattr(error, "param", None)
+    where, what, hint = path, error.message, f"see {path} --help"
+    if hasattr(error, "option_name"):
+        where, what = error.option_name, what.split(":")[0]
+        near = getattr(error, "possibilities", None)
+        hint = f"did you mean {' or '.join(sorted(near))}?" if near else hint
+    elif parameter is not None:
+        is_option = parameter.param_type_name == "option"
+        where = parameter.opts[0] if is_option else parameter.metavar or parameter.name
+        what = what or f"this {parameter.param_type_name} is missing"
+    what, _, near = what.partition(". Did you mean ")
+    hint = f"did you mean {near}" if near else hint
+    what = what.removeprefix("Value error, ").rstrip(".")
+    return SettingsError(what[:1].lower() + what[1:], where=where, hint=hint)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch's CPU allocator has no exception class of its own.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _system(error: OSError) -> tuple[Fit3dError, int]:
+    where = str(error.filename or "system")
+    what = error.strerror or str(error)
+    if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+        hint = "check the path"
+        return Fit3dError(what.lower(), where=where, hint=hint), EXIT_USAGE
+    hints = {
+        errno.ENOSPC: "free some disk space, then run the same command again",
+        errno.EDQUOT: "free some of your quota, then run the same command again",
+        errno.EACCES: "change the permissions, or choose another --workspace",
+        errno.EPERM: "change the permissions, or choose another --workspace",
+        errno.EROFS: "choose a --workspace on a writable file system",
+        errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    }
+    hint = hints.get(error.errno or 0, "check the disk and the network, then run again")
+    return StorageError(what.lower(), where=where, hint=hint), EXIT_ENVIRONMENT
+
+
+def _fields(failure: Fit3dError, code: int) -> dict[str, Any]:
+    return {
+        "where": failure.where,
+        "what": failure.what,
+        "hint": failure.hint,
+        "exit_code": code,
+    }
+
+
+def main() -> NoReturn:
+    """Entry point of the ``fit3d`` script."""
+    if "_FIT3D_COMPLETE" in os.environ:  # the shell asks for completions
+        build()(prog_name="fit3d")
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    code = run(sys.argv[1:])
+    if code == EXIT_PIPE:
+        # The interpreter flushes stdout at exit and would complain a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated

@@ -1,0 +1,1 @@
+"""2D vision transformers: registry, loading, tokens, token cache, tuned-model directories."""

@@ -1,0 +1,107 @@
+"""A model directory that timm loads offline: ``create_model("local-dir:DIR", pretrained=True)``.
+
+``config.json`` is written last and removed first, so a directory without it is unfinished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from fit3d_cli.backbones.load import CONFIG_NAME, WEIGHTS_NAME
+from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.errors import StorageError, WeightsError
+from fit3d_cli.storage import write_json, write_text
+from fit3d_cli.tensorfile import write_tensors
+
+PROVENANCE_NAME = "fit3d.json"
+CARD_NAME = "README.md"
+SCHEMA = 1
+# What describes preprocessing and licence; where weights once came from is left out, so that
+# nobody is led to fetch others.
+_KEPT = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "license",
+         "first_conv", "classifier")  # fmt: skip
+
+
+def write_model_directory(
+    directory: Path, backbone: Backbone, *, card: str, extra: Mapping[str, Any]
+) -> None:
+    """Write ``README.md``, ``fit3d.json``, ``model.safetensors`` and ``config.json``.
+
+    Args:
+        directory: Made if absent; a model in it is replaced.
+        backbone: Its weights are stored as they are in memory.
+        card: Model card, Markdown; a front matter with the licence is put before it.
+        extra: Provenance for ``fit3d.json``, plain JSON types.
+
+    Raises:
+        StorageError: The disk refused; without ``config.json`` the directory is unfinished.
+    """
+    config = model_config(backbone)
+    provenance = {
+        "schema": SCHEMA,
+        "backbone": backbone.name,
+        "timm_id": backbone.timm_id,
+        "weights_sha256": backbone.weights_sha256,
+        "licence": backbone.licence,
+        **extra,
+    }
+    try:
+        (directory / CONFIG_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"an old {CONFIG_NAME} cannot be removed ({error.strerror})",
+            where=directory,
+            hint="choose another directory",
+        ) from error
+    write_text(directory / CARD_NAME, _front_matter(backbone) + card)
+    write_json(directory / PROVENANCE_NAME, provenance)
+    state = {key: value.detach() for key, value in backbone.model.state_dict().items()}
+    write_tensors(directory / WEIGHTS_NAME, state, {"format": "pt"})
+    write_json(directory / CONFIG_NAME, config)
+
+
+def model_config(backbone: Backbone) -> dict[str, Any]:
+    """The ``config.json`` that timm's hub and local-dir loaders read."""
+    model = cast(Any, backbone.model)
+    architecture, _, _ = backbone.timm_id.partition(".")
+    pretrained = {key: model.pretrained_cfg.get(key) for key in _KEPT}
+    return {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": backbone.dim,
+        "model_args": {**backbone.model_args, "num_classes": 0, "dynamic_img_size": True},
+        "pretrained_cfg": {
+            **{key: value for key, value in pretrained.items() if value is not None},
+            "tag": "fit3d",
+            "custom_load": False,
+            "num_classes": 0,
+            "fixed_input_size": False,
+        },
+    }
+
+
+def read_provenance(directory: Path) -> dict[str, Any]:
+    """``fit3d.json`` of a finished model directory.
+
+    Raises:
+        WeightsError: Absent or not ours.
+    """
+    path = directory / PROVENANCE_NAME
+    hint = "name a directory that fit3d finetune or fit3d export has finished"
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        if data["schema"] != SCHEMA:
+            raise WeightsError(f"schema {data['schema']}, this version reads {SCHEMA}", where=path,
+                               hint=hint)  # fmt: skip
+        return dict(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"no readable {PROVENANCE_NAME}", where=directory, hint=hint) from error
+
+
+def _front_matter(backbone: Backbone) -> str:
+    lines = ["---", "library_name: timm", f"license: {backbone.licence}", "tags:",
+             "- image-feature-extraction", "- fit3d", "---", ""]  # fmt: skip
+    return "\n".join(lines)

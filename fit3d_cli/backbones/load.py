@@ -1,0 +1,259 @@
+"""From a name to a ``Backbone``: registered, any timm ViT, or a tuned model's directory."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from fit3d_cli.backbones.base import BACKBONES
+from fit3d_cli.backbones.model import Backbone, require_plain_vit
+from fit3d_cli.backbones.torchvision_shim import import_timm
+from fit3d_cli.backbones.weights import fit_weights, read_weights
+from fit3d_cli.errors import OfflineError, UnknownNameError, WeightsError
+
+DATA = Path(__file__).parent / "data"
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How timm builds a backbone and which local file fills it (None: the hub)."""
+
+    name: str
+    timm_id: str
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: str = "",
+    device: str | torch.device = "cpu",
+    pretrained: bool = True,
+) -> Backbone:
+    """Load a backbone, in evaluation mode.
+
+    Args:
+        name: Registered name, timm model name (plain ViTs only), or a directory with
+            ``config.json`` and ``model.safetensors`` as ``write_model_directory`` makes.
+        weights: A safetensors file instead of the default weights.
+        device: Where the weights go.
+        pretrained: False leaves timm's random initialisation, drawn from torch's global
+            generator, and reads no weights at all.
+
+    Raises:
+        UnknownNameError: No such backbone, or not a plain ViT.
+        WeightsError: The weights do not fit, or there are none.
+        OfflineError: The weights would have to be downloaded and the hub does not answer.
+    """
+    recipe = _resolve(name)
+    arguments = {**recipe.model_args, "num_classes": 0, "dynamic_img_size": True}
+    overlay = dict(recipe.pretrained_cfg)
+    _require_vit(recipe, name, arguments)
+    file = Path(weights).expanduser() if weights else recipe.file
+    source, matched, ignored = "random", 0, 0
+    if not pretrained:
+        model = _create(recipe.timm_id, overlay, arguments)
+    elif file is not None:
+        tensors = read_weights(file)
+        model = _create(recipe.timm_id, overlay, arguments)
+        fit = fit_weights(model, tensors, where=str(file))
+        source, matched, ignored = str(file), fit.matched, fit.ignored
+    else:
+        overlay["file"] = str(_hub_file(recipe.timm_id, name))
+        try:
+            model = _create(recipe.timm_id, overlay, arguments, pretrained=True)
+        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            raise WeightsError(
+                f"the hub's weights do not fit ({str(error).splitlines()[0]})",
+                where=name,
+                hint=f"delete {overlay['file']} and try again, or use --weights FILE",
+            ) from error
+        source, matched = "hub", len(model.state_dict())
+    backbone = Backbone(
+        recipe.name, recipe.timm_id, model,
+        model_args=recipe.model_args, source=source, matched=matched, ignored=ignored,
+    )  # fmt: skip
+    return backbone.eval().to(device)
+
+
+def _resolve(name: str) -> _Recipe:
+    if name in BACKBONES:
+        spec = BACKBONES.get(name)
+        file = DATA / spec.file if spec.file else None
+        return _Recipe(spec.name, spec.timm_id, spec.model_args, spec.pretrained_cfg, file)
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return _from_directory(directory)
+    if "/" in name or "\\" in name:
+        raise UnknownNameError(
+            "no such model directory", where=name, hint="check the path, or name a backbone"
+        )
+    timm = import_timm()
+    architecture, _, tag = name.partition(".")
+    if timm.is_model(architecture) and (not tag or name in timm.list_pretrained()):
+        return _Recipe(name, name if tag else _with_default_tag(architecture))
+    known = [*BACKBONES.names(), *timm.list_models("*vit*"), *timm.list_models("*deit*")]
+    known += timm.list_models("*vit*", pretrained=True) if tag else []
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    raise UnknownNameError(
+        f"unknown backbone {name!r}",
+        where="--backbone",
+        hint=f"did you mean {' or '.join(near)}?"
+        if near
+        else f"choose one of {', '.join(BACKBONES.names())}, a timm ViT, or a model directory",
+    )
+
+
+def _with_default_tag(architecture: str) -> str:
+    import_timm()
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(architecture)
+    tag = config.tag if config is not None else ""
+    return f"{architecture}.{tag}" if tag else architecture
+
+
+def _from_directory(directory: Path) -> _Recipe:
+    path = directory / CONFIG_NAME
+    hint = "name a directory that fit3d finetune or fit3d export has finished"
+    if not path.is_file():
+        raise WeightsError(f"holds no {CONFIG_NAME}: not a finished model", where=directory,
+                           hint=hint)  # fmt: skip
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        overlay = dict(config["pretrained_cfg"])
+        architecture = str(config["architecture"])
+        arguments = {str(k): v for k, v in dict(config.get("model_args") or {}).items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError("not a timm model config", where=path, hint=hint) from error
+    if not import_timm().is_model(architecture):
+        raise WeightsError(f"timm has no architecture {architecture!r}", where=path,
+                           hint="install a newer timm")  # fmt: skip
+    for key in ("num_classes", "dynamic_img_size"):
+        arguments.pop(key, None)
+    allowed = ("mean", "std", "license", "tag", "classifier", "interpolation", "input_size")
+    kept = {key: overlay[key] for key in allowed if key in overlay}
+    tag = str(overlay.get("tag") or "")
+    return _Recipe(
+        directory.resolve().name,
+        f"{architecture}.{tag}" if tag else architecture,
+        arguments,
+        kept,
+        directory / WEIGHTS_NAME,
+    )
+
+
+def _require_vit(recipe: _Recipe, name: str, arguments: Mapping[str, Any]) -> None:
+    """Build on the meta device, which costs no memory, and look at the shapes."""
+    try:
+        with torch.device("meta"):
+            model = _create(recipe.timm_id, recipe.pretrained_cfg, arguments)
+    except TypeError:
+        model = nn.Identity()  # timm's other families know no dynamic_img_size
+    require_plain_vit(model, name)
+
+
+def _create(
+    timm_id: str,
+    overlay: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    *,
+    pretrained: bool = False,
+) -> nn.Module:
+    architecture, _, tag = timm_id.partition(".")
+    timm = import_timm()
+    known = not tag or timm_id in timm.list_pretrained(architecture + ".*")
+    model = timm.create_model(
+        timm_id if known else architecture,
+        pretrained=pretrained,
+        pretrained_cfg_overlay=dict(overlay) or None,
+        **arguments,
+    )
+    return cast(nn.Module, model)
+
+
+def _hub_file(timm_id: str, name: str) -> Path:
+    """The weights' safetensors file in the hub's cache, downloaded if need be."""
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    import_timm()
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(timm_id)
+    if config is None or not config.hf_hub_id:
+        raise WeightsError("timm has no weights for it", where=name, hint="use --weights FILE")
+    repository = str(config.hf_hub_id)
+    file = str(config.hf_hub_filename or WEIGHTS_NAME)
+    if not file.endswith(".safetensors"):
+        file = file.rsplit(".", 1)[0] + ".safetensors"
+    offline = OfflineError(
+        f"the weights are not in the cache and the hub ({_endpoint()}) does not answer",
+        where=name,
+        hint=f"download {repository}/{file} elsewhere and use --weights FILE",
+    )
+    with contextlib.suppress(LocalEntryNotFoundError):
+        return Path(huggingface_hub.hf_hub_download(repository, file, local_files_only=True))
+    if huggingface_hub.constants.HF_HUB_OFFLINE or not _hub_answers():
+        raise offline
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, file))
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        raise WeightsError(
+            f"the hub does not give out {repository}",
+            where=name,
+            hint=f"accept its licence on {_endpoint()}/{repository} and set HF_TOKEN, or use"
+            " --weights FILE",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise offline from error
+    except EntryNotFoundError as error:
+        raise WeightsError(
+            f"{repository} has no {file}", where=name, hint="use --weights FILE"
+        ) from error
+    except OSError as error:  # the hub's HTTP errors, and the disk of the cache
+        raise OfflineError(
+            f"the download failed ({error})".splitlines()[0],
+            where=name,
+            hint="try again, or use --weights FILE",
+        ) from error
+
+
+def _endpoint() -> str:
+    import huggingface_hub
+
+    return str(huggingface_hub.constants.ENDPOINT)
+
+
+def _hub_answers() -> bool:
+    """One quick connection: the hub's client would retry for most of a minute."""
+    url = urllib.parse.urlsplit(_endpoint())
+    if urllib.request.getproxies().get(url.scheme):
+        return True  # only the proxy may reach it; the client will tell
+    try:
+        port = url.port or (80 if url.scheme == "http" else 443)
+        socket.create_connection((url.hostname or "", port), _CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True

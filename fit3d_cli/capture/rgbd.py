@@ -1,0 +1,104 @@
+"""RGB-D frames in one folder, as 7-Scenes and the TSDF-fusion samples lay them out.
+
+``intrinsics.txt`` (3x3 or 4x4 matrix of the colour picture, pixels), and per frame
+``frame-NNNNNN.color.jpg`` (or ``.png``), ``frame-NNNNNN.pose.txt`` (4x4 camera to world, metres,
+OpenCV axes) and, where the sensor had any, ``frame-NNNNNN.depth.png`` (16 bit, millimetres along
+the optical axis, registered to the colour picture, 0 = unknown). Principal points are taken as
+they stand: calibrations of such sensors do not say where pixel centres lie, and half a pixel is
+below their accuracy.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fit3d_cli.capture.base import READERS, Capture, Reader, View
+from fit3d_cli.capture.files import RESTORE, intrinsics, invert_pose, read_text, stored_size
+from fit3d_cli.errors import CaptureError
+
+_POSE = re.compile(r"(frame-\d+)\.pose\.txt")
+_COLOR_SUFFIXES = (".color.jpg", ".color.png", ".color.jpeg")
+
+
+def sniff(path: Path) -> bool:
+    """Whether there is any ``frame-NNNNNN.pose.txt``."""
+    try:
+        return any(_POSE.fullmatch(entry.name) for entry in path.iterdir())
+    except OSError:
+        return False
+
+
+def read(path: Path) -> Capture:
+    """Read the layout.
+
+    Raises:
+        CaptureError: A file is missing or damaged.
+    """
+    K = _read_intrinsics(path / "intrinsics.txt")
+    present = {entry.name for entry in path.iterdir()}
+    views = []
+    for stem in sorted(m[1] for name in present if (m := _POSE.fullmatch(name))):
+        colors = [stem + suffix for suffix in _COLOR_SUFFIXES if stem + suffix in present]
+        if len(colors) > 1:
+            raise CaptureError(
+                f"{' and '.join(colors)} are the same frame", where=path, hint="keep one of them"
+            )
+        # Without any, the common check reports the picture as missing, with all others.
+        name = colors[0] if colors else stem + _COLOR_SUFFIXES[0]
+        width, height = stored_size(path / name)
+        depth = stem + ".depth.png"
+        views.append(
+            View(
+                name=name,
+                image_path=path / name,
+                viewmat=invert_pose(_read_matrix(path / f"{stem}.pose.txt", (4,))),
+                K=K.clone(),
+                width=width,
+                height=height,
+                depth_path=path / depth if depth in present else None,
+            )
+        )
+    posed = {view.name for view in views}
+    unposed = sum(name.endswith(_COLOR_SUFFIXES) and name not in posed for name in present)
+    dropped = {"no pose file": unposed} if unposed else {}
+    return Capture(path.name, path, "rgbd", tuple(views), metric=True, dropped=dropped)
+
+
+def _read_intrinsics(path: Path) -> Tensor:
+    matrix = _read_matrix(path, (3, 4))
+    K = matrix[:3, :3]
+    rest = K - intrinsics(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
+    if not bool((rest.abs() <= 1e-6 * K.abs().max()).all()):
+        raise CaptureError(
+            "not a pinhole matrix [fx 0 cx; 0 fy cy; 0 0 1]", where=path, hint=RESTORE
+        )
+    return K.clone()
+
+
+def _read_matrix(path: Path, sides: tuple[int, ...]) -> Tensor:
+    """A square matrix of numbers; inf and nan are legal here and handled by the caller."""
+    words = read_text(path, 1 << 16).replace(",", " ").split()
+    side = round(len(words) ** 0.5)
+    if side not in sides or side * side != len(words):
+        raise CaptureError(
+            f"{len(words)} numbers, expected {' or '.join(f'{s}x{s}' for s in sides)}",
+            where=path,
+            hint=RESTORE,
+        )
+    values = []
+    for word in words:
+        try:
+            values.append(float("nan" if "#" in word else word))  # "-1.#IND" is Windows' NaN
+        except ValueError as error:
+            raise CaptureError(f"{word!r} is no number", where=path, hint=RESTORE) from error
+    return torch.tensor(values, dtype=torch.float64).reshape(side, side)
+
+
+READERS.add(
+    "rgbd",
+    Reader("frame-NNNNNN.{color.jpg,depth.png,pose.txt} and intrinsics.txt (RGB-D)", sniff, read),
+)

@@ -1,0 +1,1 @@
+"""Base beside tuned: verdict with confidence, feature pictures, one HTML page."""

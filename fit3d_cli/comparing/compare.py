@@ -1,0 +1,171 @@
+"""``fit3d compare``: gathers models, photos and reports, writes pictures and the page."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fit3d_cli.comparing.inputs import (
+    Pair,
+    Photos,
+    load_pair,
+    load_reports,
+    load_two,
+    photos_of_path,
+    photos_of_scene,
+    photos_of_workspace,
+    scene_rows,
+)
+from fit3d_cli.comparing.look import file_names
+from fit3d_cli.comparing.page import PageFacts, write_report
+from fit3d_cli.comparing.pictures import FeaturePicture, compare_pictures
+from fit3d_cli.comparing.sections import flat_settings
+from fit3d_cli.comparing.verdict import summary_rows
+from fit3d_cli.device import resolve_device
+from fit3d_cli.images import save_png
+from fit3d_cli.progress import OnEvent, ignore
+from fit3d_cli.report import Report
+from fit3d_cli.settings import CompareSettings
+from fit3d_cli.storage import require_writable
+from fit3d_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What ``compare`` wrote.
+
+    Attributes:
+        page: The HTML file.
+        files: Side-by-side PNGs, one per photo.
+        pictures: What they show.
+        base: Name of the first model.
+        tuned: Name of the second model.
+        summary: ``verdict.summary_rows`` of the reports.
+        remarks: What a reader must know.
+    """
+
+    page: Path
+    files: tuple[Path, ...]
+    pictures: tuple[FeaturePicture, ...]
+    base: str
+    tuned: str
+    summary: tuple[Mapping[str, Any], ...]
+    remarks: tuple[str, ...]
+
+
+def compare(
+    subjects: Sequence[str],
+    settings: CompareSettings,
+    *,
+    workspace: Path,
+    base_given: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    captures: Path | None = None,
+    differences: Mapping[str, Any] | None = None,
+    command: str = "fit3d compare",
+    on_event: OnEvent = ignore,
+) -> Compared:
+    """Put a tuned model beside its base.
+
+    Args:
+        subjects: Nothing (photos of the workspace's scenes), two models, or one picture, folder
+            or ``.f3d`` scene.
+        settings: Of the verb.
+        workspace: Results go to its ``compare/``.
+        base_given: Whether ``settings.backbone`` was chosen by the user; otherwise the tuned
+            model's record names the base.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        seed: Of PCA samples, k-means and the bootstrap.
+        captures: Where the scenes' photos lie, if they were moved.
+        differences: Settings that differ from the defaults, for the page.
+        command: The command line, for the page.
+        on_event: Progress listener.
+
+    Returns:
+        The files and figures.
+
+    Raises:
+        Fit3dError: A model, photo or scene is missing or damaged, or nothing can be written.
+    """
+    home = Workspace(workspace)
+    out = workspace / "compare"
+    target = str(resolve_device(device))
+    photos, remarks = _photos(subjects, settings.images, home, captures)
+    if len(subjects) == 2:
+        weights = settings.backbone.weights
+        pair = load_two(subjects[0], subjects[1], home, weights=weights, device=target)
+    else:
+        pair = load_pair(
+            home, settings.backbone, tuned=settings.tuned, base_given=base_given, device=target
+        )
+    require_writable(out)
+    pictures = compare_pictures(
+        photos.paths, pair.base, pair.tuned,
+        width=settings.backbone.width, batch=settings.backbone.batch, clusters=settings.clusters,
+        names=photos.names, seed=seed, on_event=on_event,
+    )  # fmt: skip
+    files = tuple(out / name for name in file_names(photos.names))
+    for file, picture in zip(files, pictures, strict=True):
+        save_png(file, picture.sheet())
+    reports, about_reports = _reports(pair, home)
+    scenes, about_scenes = scene_rows(home.scene_paths())
+    remarks = (*pair.remarks, *remarks, *about_reports, *about_scenes)
+    facts = PageFacts(
+        base=pair.base_name,
+        tuned=pair.tuned_name,
+        scenes=scenes,
+        settings=differences or {},
+        commands=(*_commands(reports), command),
+        remarks=remarks,
+        facts={
+            "base weights": pair.base.weights_sha256[:12],
+            "tuned weights": pair.tuned.weights_sha256[:12],
+            "seed": str(seed),
+            "torch": torch.__version__,
+            "Python": platform.python_version(),
+        },
+    )
+    page = write_report(out / "index.html", reports, pictures, facts, seed=seed)
+    return Compared(
+        page, files, pictures, pair.base_name, pair.tuned_name,
+        tuple(summary_rows(reports, seed=seed)), remarks,
+    )  # fmt: skip
+
+
+def _photos(
+    subjects: Sequence[str], count: int, workspace: Workspace, captures: Path | None
+) -> tuple[Photos, tuple[str, ...]]:
+    if len(subjects) != 1:
+        return photos_of_workspace(workspace, count, captures)
+    path = Path(subjects[0])
+    if path.suffix.lower() == ".f3d":
+        return photos_of_scene(path, workspace, captures).spread(count), ()
+    return photos_of_path(path).spread(count), ()
+
+
+def _reports(pair: Pair, workspace: Workspace) -> tuple[tuple[Report, ...], tuple[str, ...]]:
+    if not pair.own:
+        if not any(workspace.reports_dir.glob("*.json")):
+            return (), ()
+        return (), (
+            "The workspace's measurements are left out: they are about its newest tuned model "
+            "and the base of that.",
+        )
+    return load_reports(workspace.reports_dir, newer_than=workspace.newest_model() / "config.json")
+
+
+def _commands(reports: Sequence[Report]) -> list[str]:
+    lines = []
+    for report in reports:
+        words = ["fit3d", "probe", report.task, report.dataset]
+        for key, value in flat_settings(report.settings).items():
+            words += ["--set", f"{key if key.startswith('probe.') else f'probe.{key}'}={value}"]
+        lines.append(shlex.join(words))
+    return lines

@@ -1,0 +1,220 @@
+"""``fit3d viz`` of photos: one picture per photo, all in the same colours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fit3d_cli import viz
+from fit3d_cli.backbones.load import load_backbone
+from fit3d_cli.comparing.inputs import load_pair, model_name, photos_of_path, photos_of_scene
+from fit3d_cli.comparing.pictures import (
+    MAX_FIT,
+    Lens,
+    Tokeniser,
+    enlarge,
+    lenses,
+    look,
+    photo_of,
+    tokens_of,
+)
+from fit3d_cli.device import resolve_device
+from fit3d_cli.errors import SettingsError
+from fit3d_cli.images import save_png
+from fit3d_cli.progress import OnEvent, Progress, ignore
+from fit3d_cli.settings import VizSettings
+from fit3d_cli.viz import Panel
+from fit3d_cli.viz.panels import Picture
+from fit3d_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class RenderedView:
+    """One view of a scene.
+
+    Attributes:
+        name: View name.
+        rgb: ``[H, W, 3]`` rendered colour in 0..1.
+        features: ``[h, w, d]`` rendered features, at any resolution.
+        photo: ``[H, W, 3]`` the photo in 0..1, or None where it is not at hand.
+    """
+
+    name: str
+    rgb: Tensor
+    features: Tensor
+    photo: Tensor | None = None
+
+
+def scene_sheet(views: Sequence[RenderedView], *, seed: int = 0, height: int = 240) -> Picture:
+    """A row per view: photo, rendered colour, PCA of rendered features in shared colours.
+
+    Args:
+        views: At least one.
+        seed: Of the PCA's row sample.
+        height: Of each picture in pixels.
+
+    Returns:
+        ``[H, W, 3]`` uint8.
+    """
+    basis = viz.fit_pca([torch.cat([view.features.flatten(0, 1) for view in views])], seed=seed)
+    rows = []
+    for view in views:
+        tall, wide = view.rgb.shape[:2]
+        row = [] if view.photo is None else [Panel("photo", viz.to_uint8(view.photo))]
+        row.append(Panel("rendered", viz.to_uint8(view.rgb)))
+        row.append(Panel("features: PCA", enlarge(basis(view.features), wide, tall)))
+        rows.append(row)
+    return viz.contact_sheet(rows, height=height, titles=[view.name for view in views])
+
+
+def viz_images(
+    images: Sequence[Path],
+    models: Sequence[tuple[str, Tokeniser]],
+    out: Path,
+    *,
+    width: int,
+    batch: int,
+    method: Literal["pca", "kmeans"] = "pca",
+    clusters: int = 6,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    on_event: OnEvent = ignore,
+) -> list[Path]:
+    """Write each photo beside what one or two models make of it.
+
+    The colours are fitted on at most ``MAX_FIT`` evenly spread photos and hold for all of them.
+
+    Args:
+        images: Photos, at least one.
+        models: Labels and backbones, the base first.
+        out: A ``.png`` file for one photo, otherwise a directory.
+        width: Width in pixels of what the models see.
+        batch: Photos per forward pass.
+        method: How features become colours.
+        clusters: k of k-means.
+        names: What to call the photos; default: their file names.
+        seed: Of the fit.
+        on_event: Progress listener.
+
+    Returns:
+        The files, in the order of ``images``.
+
+    Raises:
+        ImageError: A photo cannot be read.
+        StorageError: A picture cannot be written.
+    """
+    labels = list(names or [path.name for path in images])
+    single = out.suffix.lower() == ".png" and len(images) == 1
+    files = [out] if single else [out / name for name in file_names(labels)]
+    step = max(1, -(-len(images) // MAX_FIT))
+    sample = list(images[::step])
+    total = len(models) * len(sample) + len(images)
+    done = 0
+    seen: list[list[Tensor]] = []
+    for _, model in models:
+        seen.append([])
+        for tokens in tokens_of(sample, model, width=width, batch=batch):
+            seen[-1].append(tokens)
+            done += 1
+            on_event(Progress("features", done, total))
+    fitted = lenses(seen, clusters=clusters, seed=seed)
+    if step == 1:
+        streams: list[Iterator[Tensor]] = [iter(maps) for maps in seen]
+    else:
+        streams = [tokens_of(images, model, width=width, batch=batch) for _, model in models]
+    for path, label, file, *maps in zip(images, labels, files, *streams, strict=True):
+        photo = photo_of(path, models[0][1], width)
+        panels = [Panel("photo", viz.to_uint8(photo))]
+        for (model_label, _), tokens, lens in zip(models, maps, fitted, strict=True):
+            panels.append(_panel(model_label, tokens, lens, method, photo))
+        save_png(file, viz.side_by_side(panels, title=label))
+        done += 1
+        on_event(Progress("features", done, total))
+    return files
+
+
+def _panel(
+    label: str, tokens: Tensor, lens: Lens, method: Literal["pca", "kmeans"], photo: Tensor
+) -> Panel:
+    view = look(tokens, lens)
+    height, width = photo.shape[:2]
+    if method == "pca":
+        return Panel(f"{label}: PCA", enlarge(view.pca, width, height))
+    return Panel(f"{label}: k-means", enlarge(view.clusters, width, height, hard=True))
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Plain ``.png`` file names for view names, no two the same on any file system."""
+    taken: set[str] = set()
+    files = []
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name
+        plain = re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip("-.")[:100] or "picture"
+        candidate, number = plain, 2
+        while candidate.lower() in taken:
+            candidate, number = f"{plain}-{number}", number + 1
+        taken.add(candidate.lower())
+        files.append(f"{candidate}.png")
+    return files
+
+
+def viz_subject(
+    subject: Path,
+    settings: VizSettings,
+    *,
+    workspace: Path,
+    out: Path,
+    base_given: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    captures: Path | None = None,
+    on_event: OnEvent = ignore,
+) -> list[Path]:
+    """``viz_images`` of whatever the user named.
+
+    Args:
+        subject: A picture, a folder, a capture, or a ``.f3d`` scene (its held-out photos).
+        settings: Of the verb.
+        workspace: Remembers captures and models.
+        out: A ``.png`` file for one photo, otherwise a directory.
+        base_given: Whether the user chose the base; otherwise the tuned model's record names it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        seed: Of the fit.
+        captures: Where a scene's photos lie, if they were moved.
+        on_event: Progress listener.
+
+    Raises:
+        Fit3dError: Something is missing or damaged, or nothing can be written.
+    """
+    home = Workspace(workspace)
+    target = str(resolve_device(device))
+    if subject.suffix.lower() == ".f3d":
+        photos = photos_of_scene(subject, home, captures)
+    else:
+        photos = photos_of_path(subject)
+    if out.suffix.lower() == ".png" and len(photos.paths) > 1:
+        raise SettingsError(
+            f"{len(photos.paths)} pictures do not fit into one file", where=f"--out {out}",
+            hint="name a directory",
+        )  # fmt: skip
+    models: list[tuple[str, Tokeniser]]
+    if settings.tuned:
+        pair = load_pair(
+            home, settings.backbone, tuned=settings.tuned, base_given=base_given, device=target
+        )
+        models = [("base", pair.base), ("tuned", pair.tuned)]
+    else:
+        name = model_name(settings.backbone.name, home)
+        base = load_backbone(name, weights=settings.backbone.weights, device=target)
+        models = [(base.name, base)]
+    return viz_images(
+        photos.paths, models, out,
+        width=settings.backbone.width, batch=settings.backbone.batch, method=settings.method,
+        clusters=settings.clusters, names=photos.names, seed=seed, on_event=on_event,
+    )  # fmt: skip

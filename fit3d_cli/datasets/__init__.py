@@ -1,0 +1,1 @@
+"""Labelled pictures for the probes; one file per dataset."""

@@ -1,0 +1,305 @@
+"""``lift``: captures in, archives out.
+
+A scene is done when its archive verifies and carries the digest of everything that decides its
+content. Geometry and tokens are cached by content, so a run that was killed goes on where it was,
+and another ``--dim`` or backbone does not fit the geometry again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from fit3d_cli import __version__, storage
+from fit3d_cli.archive import describe, verify_archive, write_archive
+from fit3d_cli.backbones.cache import TokenCache
+from fit3d_cli.backbones.load import load_backbone
+from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.capture.base import Capture
+from fit3d_cli.capture.read import (
+    capture_digest,
+    find_captures,
+    heldout_mask,
+    read_capture,
+    spread,
+    view_cameras,
+)
+from fit3d_cli.device import resolve_device
+from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
+from fit3d_cli.geometry.cameras import stack_cameras
+from fit3d_cli.geometry.gaussians import Gaussians
+from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
+from fit3d_cli.lifting.geometry import GeometryFit, heldout_psnr
+from fit3d_cli.lifting.paper import lift_by_adam
+from fit3d_cli.lifting.start import first_gaussians
+from fit3d_cli.lifting.views import load_frames
+from fit3d_cli.progress import OnEvent, Progress
+from fit3d_cli.scene import FeatureSource, Scene
+from fit3d_cli.settings import LiftSettings
+from fit3d_cli.workspace import Workspace
+
+# Raised whenever the same settings would give other bytes; part of every content digest.
+ALGORITHM = 1
+
+
+@dataclass(frozen=True)
+class LiftResult:
+    """What became of one capture.
+
+    Attributes:
+        name: Scene name.
+        path: The archive, or None if it failed.
+        gaussians: Number of Gaussians.
+        psnr_heldout: dB over the held-out views; NaN without held-out views.
+        feature_cosine_heldout: Cosine of decoded renders to the backbone's tokens; NaN likewise.
+        seconds: Wall time of this run.
+        skipped: True if the archive was there already.
+        error: Why it failed, one line, or None.
+        metrics: Everything that was measured.
+    """
+
+    name: str
+    path: Path | None = None
+    gaussians: int = 0
+    psnr_heldout: float = float("nan")
+    feature_cosine_heldout: float = float("nan")
+    seconds: float = 0.0
+    skipped: bool = False
+    error: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def lift_captures(
+    paths: list[Path],
+    settings: LiftSettings,
+    *,
+    workspace: Path,
+    device: str,
+    seed: int,
+    on_event: OnEvent,
+) -> list[LiftResult]:
+    """Lift every capture; one that fails does not stop the others.
+
+    Args:
+        paths: Captures, or folders of captures.
+        settings: How to lift.
+        workspace: Where archives and caches go.
+        device: ``auto``, ``cpu`` or ``cuda`` for the backbone.
+        seed: Decides every random draw.
+        on_event: Told about progress.
+
+    Raises:
+        Fit3dError: Nothing could be started (bad paths, backbone, workspace); with a single
+            capture also what went wrong with it.
+    """
+    roots = [root for path in paths for root in find_captures(path, settings.reader)]
+    names = _scene_names(roots)
+    place = Workspace(workspace)
+    storage.require_writable(place.root / "scenes")
+    storage.sweep(place.root / "scenes")
+    target = resolve_device(device)
+    backbone = load_backbone(
+        settings.backbone.name, weights=settings.backbone.weights, device=target
+    )
+    results = []
+    for root, name in zip(roots, names, strict=True):
+        began = time.monotonic()
+        try:
+            result = _lift_one(root, name, settings, place, backbone, target, seed, on_event)
+        except Fit3dError as error:
+            if len(roots) == 1:
+                raise
+            result = LiftResult(name, error=str(error), seconds=time.monotonic() - began)
+        results.append(result)
+    return results
+
+
+def _scene_names(roots: list[Path]) -> list[str]:
+    """Directory names; two captures of one name would overwrite each other."""
+    names = [root.resolve().name for root in roots]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise CaptureError(
+                f"two captures are called {name!r}",
+                where=roots[index],
+                hint="rename one of the directories, or use two workspaces",
+            )
+    return names
+
+
+def _lift_one(
+    root: Path,
+    name: str,
+    settings: LiftSettings,
+    place: Workspace,
+    backbone: Backbone,
+    device: torch.device,
+    seed: int,
+    on_event: OnEvent,
+) -> LiftResult:
+    began = time.monotonic()
+    on_event(Progress(f"{name}: read capture", 0, 1))
+    capture = spread(read_capture(root, settings.reader, name), settings.max_views)
+    digest = capture_digest(capture)
+    plan = _digest(
+        digest, settings.model_dump(mode="json", exclude={"backbone": {"weights", "batch"}}),
+        backbone.identity, seed, settings.geometry.ply and storage.sha256_file(
+            Path(settings.geometry.ply)),
+    )  # fmt: skip
+    path = place.scene_path(name)
+    place.remember_capture(name, root)
+    with storage.locked(path):
+        finished = _finished(path, plan)
+        if finished is not None:
+            return finished
+        scene = _make_scene(
+            capture, digest, plan, settings, place, backbone, device, seed, on_event
+        )
+        write_archive(path, scene)
+    return LiftResult(
+        name,
+        path,
+        len(scene.gaussians),
+        scene.metrics.get("psnr", float("nan")),
+        scene.metrics.get("feature_cosine", float("nan")),
+        time.monotonic() - began,
+        metrics=scene.metrics,
+    )
+
+
+def _finished(path: Path, plan: str) -> LiftResult | None:
+    """The archive of an earlier run, if it is whole and was made from the same inputs."""
+    if not path.is_file():
+        return None
+    try:
+        verify_archive(path)
+        described = describe(path)
+    except ArchiveError:
+        return None
+    if described["provenance"].get("plan") != plan:
+        return None
+    metrics = described["metrics"]
+    return LiftResult(
+        described["name"], path, described["gaussians"], metrics.get("psnr", float("nan")),
+        metrics.get("feature_cosine", float("nan")), skipped=True, metrics=metrics,
+    )  # fmt: skip
+
+
+def _make_scene(
+    capture: Capture,
+    digest: str,
+    plan: str,
+    settings: LiftSettings,
+    place: Workspace,
+    backbone: Backbone,
+    device: torch.device,
+    seed: int,
+    on_event: OnEvent,
+) -> Scene:
+    name = capture.name
+    names = tuple(view.name for view in capture.views)
+    held = heldout_mask(names, settings.heldout, seed)
+    train = (~held).nonzero()[:, 0].tolist()
+    heldout = held.nonzero()[:, 0].tolist()
+    metrics: dict[str, float] = {}
+
+    gaussians, shown = _fit(capture, digest, train, heldout, settings, place, seed, on_event)
+    metrics.update(shown)
+
+    cameras = view_cameras(capture)
+    first = capture.views[0]
+    size = backbone.input_size(first.width, first.height, settings.backbone.width)
+    tokens = view_tokens(
+        capture, backbone, size, cache=TokenCache(place.cache_dir / "tokens"),
+        batch=settings.backbone.batch, device=device, on_event=on_event,
+        stage=f"{name}: {backbone.name} tokens",
+    )  # fmt: skip
+    seen = stack_cameras([cameras[i].resized(*size) for i in range(len(cameras))])
+    grid = (size[1] // backbone.patch_size, size[0] // backbone.patch_size)
+    weights = token_weights(gaussians, seen, grid, on_event, f"{name}: blending weights")
+    stage = f"{name}: features"
+    if settings.features.solver == "paper":
+        lifted = lift_by_adam(
+            gaussians, seen, tokens, train, settings.features, seed, on_event, stage
+        )
+    else:
+        lifted = solve_features(weights, tokens, train, settings.features, on_event, stage)
+    metrics["explained_variance"] = lifted.basis.explained
+    if heldout:
+        metrics |= heldout_features(lifted, weights, tokens, seen, heldout, train)
+    return Scene(
+        name=name,
+        gaussians=gaussians,
+        features=lifted.features,
+        decoder=lifted.decoder,
+        source=FeatureSource(
+            backbone.name, backbone.weights_sha256, backbone.dim, backbone.patch_size, *size
+        ),
+        cameras=cameras,
+        names=names,
+        heldout=held,
+        capture_digest=digest,
+        metric=capture.metric,
+        metrics={key: round(value, 6) for key, value in metrics.items()},
+        provenance={
+            "fit3d": __version__,
+            "plan": plan,
+            "seed": seed,
+            "reader": capture.reader,
+            "dropped": dict(capture.dropped),
+            "notes": list(capture.notes),
+            "settings": settings.model_dump(
+                mode="json",
+                exclude_defaults=True,
+                # Paths of this machine stay out; the weights' digest stands in their place.
+                exclude={"backbone": {"weights"}, "geometry": {"ply"}},
+            ),
+        },
+    )
+
+
+def _fit(
+    capture: Capture,
+    digest: str,
+    train: list[int],
+    heldout: list[int],
+    settings: LiftSettings,
+    place: Workspace,
+    seed: int,
+    on_event: OnEvent,
+) -> tuple[Gaussians, dict[str, float]]:
+    """Geometry of a capture and its held-out figures."""
+    name = capture.name
+    frames = load_frames(capture, settings.geometry.width, on_event, stage=f"{name}: photos")
+    key = _digest(
+        "geometry", digest, train, seed, settings.geometry.model_dump(mode="json"),
+        settings.geometry.ply and storage.sha256_file(Path(settings.geometry.ply)),
+    )  # fmt: skip
+    state = place.cache_dir / "geometry" / f"{key}.safetensors"
+    start = first_gaussians(
+        capture, frames, train, settings.geometry, seed, place.cache_dir / "points", digest,
+        on_event,
+    )  # fmt: skip
+    fit = GeometryFit(start, frames, train, settings.geometry, seed)
+    gaussians = fit.run(on_event, f"{name}: geometry", state)
+    if len(gaussians) == 0:
+        raise CaptureError(
+            "every Gaussian vanished while fitting",
+            where=capture.root,
+            hint="check the poses and the photos; fewer steps: --set lift.geometry.iterations=300",
+        )
+    if not heldout:
+        return gaussians, {}
+    on_event(Progress(f"{name}: held-out views", 0, 1))
+    return gaussians, heldout_psnr(gaussians, frames, heldout)
+
+
+def _digest(*parts: object) -> str:
+    text = json.dumps([ALGORITHM, *parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

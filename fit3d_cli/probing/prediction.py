@@ -1,0 +1,60 @@
+"""From a picture's token grid to labels or depths at the picture's own resolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fit3d_cli.probing.heads import DepthHead, SegHead
+
+_CLASS_CHUNK = 16
+
+
+@torch.no_grad()
+def predict_labels(head: SegHead, grid: Tensor, height: int, width: int) -> Tensor:
+    """``[height, width]`` int64: the class of the largest bilinearly enlarged logit.
+
+    Args:
+        head: On the device of ``grid``.
+        grid: ``[h, w, C]`` features of a picture.
+        height: Height of the labels.
+        width: Width of the labels.
+    """
+    logits = head(grid).permute(2, 0, 1)[None]
+    best: Tensor | None = None
+    chosen: Tensor | None = None
+    # A chunk of classes at a time: 150 classes of a large photo would fill the memory.
+    for start in range(0, logits.shape[1], _CLASS_CHUNK):
+        part = nn.functional.interpolate(
+            logits[:, start : start + _CLASS_CHUNK], size=(height, width), mode="bilinear",
+            align_corners=False,
+        )[0]  # fmt: skip
+        value, index = part.max(dim=0)
+        if best is None or chosen is None:
+            best, chosen = value, index
+        else:
+            better = value > best
+            best = torch.where(better, value, best)
+            chosen = torch.where(better, index + start, chosen)
+    assert chosen is not None
+    return chosen
+
+
+@torch.no_grad()
+def predict_depth(head: DepthHead, grid: Tensor, height: int, width: int) -> Tensor:
+    """``[height, width]`` metres: logits enlarged fourfold, decoded, then enlarged to the size.
+
+    Args:
+        head: On the device of ``grid``.
+        grid: ``[h, w, C]`` features of a picture, class token included.
+        height: Height of the depth picture.
+        width: Width of the depth picture.
+    """
+    logits = head.logits(grid).permute(2, 0, 1)[None]
+    finer = nn.functional.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)[
+        0
+    ].permute(1, 2, 0)
+    depth = head.decode(finer)[None, None]
+    return nn.functional.interpolate(
+        depth, size=(height, width), mode="bilinear", align_corners=False
+    )[0, 0]

@@ -1,0 +1,114 @@
+"""Self-supervision for a small ViT: see a part of the picture, predict the rest.
+
+A masked autoencoder (He et al. 2022, arXiv 2111.06377): the encoder sees a random subset of
+the patches, a small decoder predicts the pixels of the others, each patch normalised by its
+own mean and deviation. No labels, depths or poses are used.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fit3d_cli.rooms.vit import GRID, PATCH, WIDTH, RoomViT, grid_positions
+
+
+class MaskedAutoencoder(nn.Module):
+    """The encoder with a decoder for training it, on pictures of its own grid size.
+
+    The decoder is cross-attention only (Fu et al. 2024, arXiv 2401.14391): queries of some
+    hidden patches look at the seen tokens, so its cost does not grow with the picture.
+
+    Args:
+        vit: The encoder.
+        width: Channels of the decoder.
+        keep: Share of the patches that the encoder sees.
+        predict: Share of the patches that the decoder predicts.
+    """
+
+    def __init__(self, vit: RoomViT, *, width: int, keep: float, predict: float) -> None:
+        super().__init__()
+        self.vit = vit
+        self.patches = GRID[0] * GRID[1]
+        self.kept, self.asked = round(keep * self.patches), round(predict * self.patches)
+        self.enter = nn.Linear(WIDTH, width)
+        self.position = nn.Parameter(grid_positions(*GRID, width))
+        self.blocks = nn.ModuleList(_CrossBlock(width) for _ in range(2))
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Linear(width, 3 * PATCH**2)
+
+    def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean squared error over the predicted patches.
+
+        Args:
+            images: ``[B, 3, H, W]``, normalised for the encoder.
+            generator: Draws the masks.
+        """
+        batch = len(images)
+        order = torch.rand(batch, self.patches, generator=generator).argsort(dim=1)
+        seen = order[:, : self.kept].to(images.device)
+        asked = order[:, self.kept : self.kept + self.asked].to(images.device)
+        tokens = self.vit.embed(images)
+        visible = _pick(tokens[:, 1:], seen)
+        x = self.enter(self.vit.encode(torch.cat([tokens[:, :1], visible], dim=1)))
+        queries = self.position[asked]
+        for block in self.blocks:
+            queries = block(queries, x)
+        predicted = self.leave(self.norm(queries))
+        target = _pick(F.unfold(images, PATCH, stride=PATCH).transpose(1, 2), asked)
+        mean, var = target.mean(2, keepdim=True), target.var(2, keepdim=True)
+        return F.mse_loss(predicted.float(), (target - mean) / (var + 1e-2).sqrt())
+
+
+class _CrossBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width)
+        )
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        mixed, _ = self.attention(self.norm1(queries), tokens, tokens, need_weights=False)
+        x = queries + mixed
+        return cast(Tensor, x + self.mlp(self.norm2(x)))
+
+
+def _pick(tokens: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index [B, K]`` of ``tokens [B, T, D]``: ``[B, K, D]``."""
+    return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def augment(images: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Random crops, mirror images and tints of pictures.
+
+    Args:
+        images: ``[B, 3, H, W]`` uint8.
+        height: Height of the crops in pixels.
+        width: Width of the crops in pixels.
+        generator: Draws all of it.
+
+    Returns:
+        ``[B, 3, height, width]`` float32, mean and standard deviation 0.5 removed.
+    """
+    batch = len(images)
+
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(batch, *shape, generator=generator)
+
+    scale = draw(0.55, 1.0, 1)
+    shift = draw(-1, 1, 2) * (1 - scale)
+    mirror = torch.where(draw(0, 1, 1) < 0.5, -1.0, 1.0)
+    theta = torch.zeros(batch, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = (mirror * scale)[:, 0], scale[:, 0]
+    theta[:, :, 2] = shift
+    grid = F.affine_grid(theta, [batch, 3, height, width], align_corners=False)
+    source = images.float() / 255
+    crops = F.grid_sample(source, grid, padding_mode="reflection", align_corners=False)
+    gain = draw(0.75, 1.25, 1, 1, 1) * draw(0.92, 1.08, 3, 1, 1)
+    return ((crops * gain).clamp(0, 1) - 0.5) / 0.5

@@ -1,0 +1,1 @@
+"""The splatting engine: ``rasterize`` is the facade, ``reference`` defines what is correct."""

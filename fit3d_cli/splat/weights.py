@@ -1,0 +1,198 @@
+"""The weights of a frozen scene: W of one view, and W pooled onto a token grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fit3d_cli.device import thread_count
+from fit3d_cli.geometry.gaussians import Gaussians
+from fit3d_cli.shapes import check_dims
+from fit3d_cli.splat import kernel
+from fit3d_cli.splat.view import EPS2D, FAR_PLANE, NEAR_PLANE, View
+
+PoolMode = Literal["box", "tent"]
+
+
+class _Linear(torch.autograd.Function):
+    """``operator.apply`` with the adjoint as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, operator: ViewWeights | TokenWeights) -> Tensor:
+        ctx.operator = operator
+        return operator._forward(kernel.checked("features", features))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.operator.apply_t(grads[0]), None
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """A = kernel x W: how much each Gaussian contributes to each token. Sparse rows (CSR).
+
+    Attributes:
+        h: Rows of the token grid.
+        w: Columns of the token grid.
+        count: Number of Gaussians N.
+        row_offsets: ``[h * w + 1]`` int64.
+        cols: ``[nnz]`` int32 Gaussians, ascending within a row.
+        vals: ``[nnz]`` float32, > 0.
+        threads: CPU threads, None for torch's setting.
+    """
+
+    h: int
+    w: int
+    count: int
+    row_offsets: Tensor
+    cols: Tensor
+    vals: Tensor
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_dims(
+            row_offsets=(self.row_offsets, str(self.h * self.w + 1)),
+            cols=(self.cols, "nnz"),
+            vals=(self.vals, "nnz"),
+        )
+
+    @property
+    def nnz(self) -> int:
+        """Stored entries."""
+        return len(self.vals)
+
+    @property
+    def row_sums(self) -> Tensor:
+        """``[h, w]`` coverage: the mean alpha under each token."""
+        return self._forward(torch.ones(self.count, 1))[..., 0]
+
+    def transposed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``(offsets [N + 1], rows [nnz], vals [nnz])``: the same entries by Gaussian."""
+        cached: tuple[Tensor, Tensor, Tensor] | None = self.__dict__.get("_transposed")
+        if cached is None:
+            cached = (
+                torch.empty(self.count + 1, dtype=torch.int64),
+                torch.empty(self.nnz, dtype=torch.int32),
+                torch.empty(self.nnz),
+            )
+            kernel.csr_transpose(self.row_offsets, self.cols, self.vals, *cached)
+            self.__dict__["_transposed"] = cached  # computed once; the value never changes
+        return cached
+
+    def apply(self, features: Tensor) -> Tensor:
+        """``[h, w, D]``: A times ``features [N, D]``. Differentiable in the features."""
+        out: Tensor = _Linear.apply(features, self)  # type: ignore[no-untyped-call]
+        return out
+
+    def apply_t(self, maps: Tensor) -> Tensor:
+        """``[N, D]``: A transposed times ``maps [h, w, D]``."""
+        dim = check_dims(maps=(maps, f"{self.h} {self.w} D"))["D"]
+        flat = kernel.checked("maps", maps).view(self.h * self.w, dim)
+        threads = self.threads or thread_count()
+        return kernel.csr_apply(*self.transposed(), flat, threads)
+
+    def _forward(self, features: Tensor) -> Tensor:
+        check_dims(features=(features, f"{self.count} D"))
+        threads = self.threads or thread_count()
+        out = kernel.csr_apply(self.row_offsets, self.cols, self.vals, features, threads)
+        return out.view(self.h, self.w, -1)
+
+
+@dataclass(frozen=True)
+class ViewWeights:
+    """W of one view of a frozen scene: pixels by Gaussians.
+
+    Attributes:
+        weights: The matrix as the kernels hold it.
+        threads: CPU threads, None for torch's setting.
+    """
+
+    weights: kernel.Weights
+    threads: int | None = None
+
+    @property
+    def alphas(self) -> Tensor:
+        """``[H, W]`` accumulated opacity, the row sums of W."""
+        return 1 - self.weights.transmittance
+
+    @property
+    def nnz(self) -> int:
+        """Stored lanes of W: an upper bound of its non-zeros."""
+        return int(self.weights.group_counts.sum()) * kernel.LANES
+
+    def apply(self, features: Tensor) -> Tensor:
+        """``[H, W, D]``: W times ``features [N, D]``. Differentiable in the features."""
+        out: Tensor = _Linear.apply(features, self)  # type: ignore[no-untyped-call]
+        return out
+
+    def apply_t(self, maps: Tensor) -> Tensor:
+        """``[N, D]``: W transposed times ``maps [H, W, D]``."""
+        threads = self.threads or thread_count()
+        return kernel.apply_t(self.weights, kernel.checked("maps", maps), threads)
+
+    def pool(self, h: int, w: int, mode: PoolMode = "tent") -> TokenWeights:
+        """W pooled onto a token grid; the kernel of every token sums to one.
+
+        Args:
+            h: Rows of the grid; for ``box`` it divides the picture's height.
+            w: Columns of the grid; for ``box`` it divides the picture's width.
+            mode: ``box`` is the mean over the token's patch; ``tent`` the adjoint of bilinear
+                upsampling with its rows normalised.
+
+        Raises:
+            ValueError: The grid does not fit the picture.
+        """
+        width, height = self.weights.width, self.weights.height
+        if not (1 <= h <= height and 1 <= w <= width):
+            raise ValueError(f"a grid of {h} x {w} for a picture of {height} x {width}")
+        if mode == "box" and (height % h or width % w):
+            raise ValueError(f"box pooling: {height} x {width} is no multiple of {h} x {w}")
+        threads = self.threads or thread_count()
+        offsets, cols, vals = kernel.pool(self.weights, h, w, mode == "tent", threads)
+        return TokenWeights(h, w, self.weights.count, offsets, cols, vals, self.threads)
+
+    def _forward(self, features: Tensor) -> Tensor:
+        return kernel.apply(self.weights, features, self.threads or thread_count())
+
+
+def view_weights(
+    gaussians: Gaussians,
+    viewmat: Tensor,
+    K: Tensor,
+    width: int,
+    height: int,
+    *,
+    near_plane: float = NEAR_PLANE,
+    far_plane: float = FAR_PLANE,
+    eps2d: float = EPS2D,
+    threads: int | None = None,
+) -> ViewWeights:
+    """W of one view, for geometry that does not change.
+
+    Args:
+        gaussians: N Gaussians, float32.
+        viewmat: ``[4, 4]`` world to camera.
+        K: ``[3, 3]`` intrinsics in pixels.
+        width: Picture width in pixels.
+        height: Picture height in pixels.
+        near_plane: Nearest depth, world units.
+        far_plane: Farthest depth, world units.
+        eps2d: Blur of the 2D covariances, pixels squared.
+        threads: CPU threads, None for torch's setting.
+    """
+    view = View(viewmat, K, width, height, near_plane, far_plane, eps2d)
+    count = threads or thread_count()
+    opacities = kernel.checked("opacities", gaussians.opacities)
+    means2d, conics, depths, radii = kernel.project_forward(
+        kernel.checked("means", gaussians.means),
+        kernel.checked("quats", gaussians.quats),
+        kernel.checked("scales", gaussians.scales),
+        opacities,
+        view,
+        count,
+    )
+    built = kernel.build_weights(means2d, conics, depths, radii, opacities, width, height, count)
+    return ViewWeights(built, threads)

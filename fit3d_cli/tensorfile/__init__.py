@@ -1,0 +1,41 @@
+"""Named tensors in a file: byte-valid safetensors, parsed strictly, written deterministically.
+
+The format: a little-endian u64 length, a JSON header of that length, then the tensors' bytes
+(https://huggingface.co/docs/safetensors). On top of it this parser bounds every size before it
+allocates, refuses duplicate keys, holes, overlaps and trailing bytes, and reads with ``pread``
+into memory of its own: a file that shrinks while it is read is an error, not a SIGBUS.
+"""
+
+from fit3d_cli.tensorfile.files import (
+    TensorFile,
+    encode,
+    open_tensors,
+    read_header,
+    read_tensors,
+    write_tensors,
+)
+from fit3d_cli.tensorfile.header import (
+    ARCHIVE_LIMITS,
+    DTYPES,
+    MODEL_LIMITS,
+    Header,
+    Limits,
+    TensorInfo,
+    strict_json,
+)
+
+__all__ = [
+    "ARCHIVE_LIMITS",
+    "DTYPES",
+    "MODEL_LIMITS",
+    "Header",
+    "Limits",
+    "TensorFile",
+    "TensorInfo",
+    "encode",
+    "open_tensors",
+    "read_header",
+    "read_tensors",
+    "strict_json",
+    "write_tensors",
+]

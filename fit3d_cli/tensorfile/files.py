@@ -1,0 +1,231 @@
+"""Reading and writing tensor files."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fit3d_cli.errors import ArchiveError
+from fit3d_cli.storage import write_bytes
+from fit3d_cli.tensorfile.header import (
+    ARCHIVE_LIMITS,
+    DTYPE_NAMES,
+    DTYPES,
+    MODEL_LIMITS,
+    Header,
+    Limits,
+    MalformedHeader,
+    TensorInfo,
+    encode_header,
+    parse_header,
+)
+
+_COPY_HINT = "copy the file again or make it anew"
+
+
+class TensorFile:
+    """An open file with a parsed header; made by ``open_tensors``."""
+
+    def __init__(self, path: Path, fd: int, header: Header) -> None:
+        self.path = path
+        self.header = header
+        self._fd = fd
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor into memory of its own.
+
+        Raises:
+            ArchiveError: No such tensor, or the file cannot be read to its end.
+        """
+        info = self.header.tensors.get(name)
+        if info is None:
+            raise ArchiveError(f"holds no tensor {name}", where=self.path, hint=_COPY_HINT)
+        raw = torch.empty(info.nbytes, dtype=torch.uint8)
+        buffer = raw.numpy().data
+        _read_into(self._fd, buffer, self.header.data_start + info.begin, self.path)
+        return raw.view(DTYPES[info.dtype]).reshape(info.shape)
+
+
+def encode(
+    tensors: Mapping[str, Tensor | np.ndarray[Any, Any]], metadata: Mapping[str, str]
+) -> list[bytes | memoryview]:
+    """Serialise tensors; the same input gives the same bytes.
+
+    Tensors are sorted by alignment (descending), then by name, so that each is naturally aligned
+    without padding; the header is padded with spaces so that the data starts at a multiple of
+    64 bytes.
+
+    Args:
+        tensors: Any device, any strides; names as ``MODEL_LIMITS`` allows.
+        metadata: String table.
+
+    Returns:
+        The pieces of the file, for ``storage.write_bytes``. They share memory with contiguous
+        CPU tensors: do not change those before the pieces are written.
+
+    Raises:
+        ValueError: A name or a dtype that the format does not allow.
+    """
+    _require_little_endian()
+    held = {name: _as_cpu(name, tensor) for name, tensor in tensors.items()}
+    order = sorted(held, key=lambda name: (-held[name].element_size(), name))
+    infos: dict[str, TensorInfo] = {}
+    offset = 0
+    for name in order:
+        tensor = held[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        infos[name] = TensorInfo(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), offset, end)
+        offset = end
+    pieces: list[bytes | memoryview] = [encode_header(infos, metadata)]
+    return pieces + [_bytes_of(held[name]) for name in order]
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor | np.ndarray[Any, Any]], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors to a file, atomically and durably.
+
+    Raises:
+        ValueError: As ``encode``.
+        StorageError: The file could not be written; a previous one is intact.
+    """
+    write_bytes(path, encode(tensors, metadata))
+
+
+@contextmanager
+def open_tensors(path: Path, *, limits: Limits = ARCHIVE_LIMITS) -> Iterator[TensorFile]:
+    """Open a file and parse its header; tensors are read one by one.
+
+    Raises:
+        ArchiveError: Not a regular, whole, well-formed file within the limits.
+    """
+    _require_little_endian()
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise ArchiveError("no such file", where=path, hint="check the path") from error
+    except (OSError, ValueError) as error:
+        raise ArchiveError(
+            f"cannot be opened: {error}", where=path, hint="check the path and its mode"
+        ) from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise ArchiveError("is not a file", where=path, hint="name a file")
+        yield TensorFile(path, fd, _parse(path, fd, status.st_size, limits))
+    finally:
+        os.close(fd)
+
+
+def read_header(path: Path, *, limits: Limits = ARCHIVE_LIMITS) -> Header:
+    """The header alone: no tensor is read.
+
+    Raises:
+        ArchiveError: As ``open_tensors``.
+    """
+    with open_tensors(path, limits=limits) as file:
+        return file.header
+
+
+def read_tensors(
+    path: Path, names: Iterable[str] | None = None, *, limits: Limits = ARCHIVE_LIMITS
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors into CPU memory.
+
+    Args:
+        path: The file.
+        names: Which tensors, all by default.
+        limits: What to accept: ``ARCHIVE_LIMITS`` or, for checkpoints, ``MODEL_LIMITS``.
+
+    Returns:
+        The tensors by name, and the metadata.
+
+    Raises:
+        ArchiveError: A malformed file, or a name that it does not hold.
+    """
+    with open_tensors(path, limits=limits) as file:
+        wanted = file.header.tensors if names is None else names
+        return {name: file.read(name) for name in wanted}, dict(file.header.metadata)
+
+
+def _parse(path: Path, fd: int, size: int, limits: Limits) -> Header:
+    if size < 8:
+        raise _damaged(path, f"truncated at {size} bytes" if size else "an empty file")
+    prefix = bytearray(8)
+    _read_into(fd, memoryview(prefix), 0, path)
+    (length,) = struct.unpack("<Q", prefix)
+    if length > limits.header:
+        raise ArchiveError(
+            f"not a safetensors file (header of {length} bytes, at most {limits.header})",
+            where=path,
+            hint="check that this is the right file",
+        )
+    start = 8 + length
+    if start > size:
+        raise _damaged(path, f"truncated at {size} of more than {start} bytes")
+    raw = bytearray(length)
+    _read_into(fd, memoryview(raw), 8, path)
+    try:
+        infos, metadata = parse_header(bytes(raw), limits)
+    except MalformedHeader as error:
+        raise _damaged(path, f"malformed header: {error}") from error
+    total = start + max((info.end for info in infos.values()), default=0)
+    if size < total:
+        raise _damaged(path, f"truncated at {size} of {total} bytes")
+    if size > total:
+        raise _damaged(path, f"{size - total} bytes after the last tensor")
+    canonical = encode_header(infos, metadata) == bytes(prefix + raw)
+    return Header(infos, metadata, start, size, canonical)
+
+
+def _as_cpu(name: str, tensor: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    if not re.fullmatch(MODEL_LIMITS.name, name) or ".." in name or name == "__metadata__":
+        raise ValueError(f"bad tensor name {name!r}")
+    if isinstance(tensor, np.ndarray):
+        tensor = torch.from_numpy(np.array(tensor, order="C", copy=True))
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype not in DTYPE_NAMES:
+        raise ValueError(f"tensor {name} has dtype {tensor.dtype}, which the format lacks")
+    return tensor
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _read_into(fd: int, buffer: memoryview, offset: int, path: Path) -> None:
+    done = 0
+    while done < len(buffer):
+        try:
+            count = os.preadv(fd, [buffer[done:]], offset + done)
+        except OSError as error:
+            raise ArchiveError(
+                f"cannot be read: {error.strerror}", where=path, hint="check the disk"
+            ) from error
+        if not count:
+            raise _damaged(path, "became shorter while it was read")
+        done += count
+
+
+def _require_little_endian() -> None:
+    if sys.byteorder != "little":
+        raise ArchiveError(
+            "tensor files hold little-endian numbers, this machine is big-endian",
+            hint="use a little-endian machine",
+        )
+
+
+def _damaged(path: Path, what: str) -> ArchiveError:
+    return ArchiveError(what, where=path, hint=_COPY_HINT)

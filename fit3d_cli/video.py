@@ -1,0 +1,109 @@
+"""Short videos: ``.mp4`` (H.264) and ``.gif``."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fit3d_cli.errors import EnvironmentFault, ImageError, StorageError
+from fit3d_cli.storage import temporary_sibling
+
+
+def save_video(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> None:
+    """Write an ``.mp4`` (H.264) or ``.gif``, frame by frame.
+
+    Args:
+        path: The suffix chooses the container.
+        frames: ``[H, W, 3]`` uint8 pictures of one size, at least one. H.264 needs even sides:
+            an odd one is padded by repeating its last row or column.
+        fps: Frames per second.
+
+    Raises:
+        ImageError: The suffix is neither, or there is no frame.
+        EnvironmentFault: The video encoder failed.
+        StorageError: The file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".mp4", ".gif"):
+        raise ImageError(f"unknown video suffix {suffix!r}", where=path, hint="use .mp4 or .gif")
+    stream = iter(frames)
+    first = next(stream, None)
+    if first is None:
+        raise ImageError("a video without frames", where=path, hint="ask for at least one frame")
+    with temporary_sibling(path) as temporary:
+        if suffix == ".gif":
+            _write_gif(temporary, first, stream, fps, where=path)
+        else:
+            _write_mp4(temporary, chain([first], stream), fps, where=path)
+
+
+def _write_gif(
+    path: Path, first: NDArray[np.uint8], rest: Iterator[NDArray[np.uint8]], fps: float, *,
+    where: Path,
+) -> None:  # fmt: skip
+    try:
+        Image.fromarray(first).save(
+            path, format="GIF", save_all=True, append_images=map(Image.fromarray, rest),
+            duration=max(20, round(1000 / fps)), loop=0,
+        )  # fmt: skip
+    except OSError as error:
+        raise StorageError(
+            "the video cannot be written", where=where, hint="free some space on the disk"
+        ) from error
+
+
+def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]], fps: float, *, where: Path) -> None:
+    import imageio_ffmpeg  # looks for its ffmpeg binary, which nothing else needs
+
+    first = next(frames)
+    height, width = first.shape[:2]
+    size = f"{width + width % 2}x{height + height % 2}"
+    try:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y",
+                   "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{fps:g}", "-i", "-",
+                   "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "18", "-threads", "1",
+                   # No encoder version and no date: the same frames give the same bytes.
+                   "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1",
+                   "-movflags", "+faststart", "-f", "mp4", str(path.absolute())]  # fmt: skip
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log
+            )
+            with process:
+                assert process.stdin is not None
+                try:
+                    for frame in chain([first], frames):
+                        if frame.shape != first.shape:
+                            raise ImageError(
+                                f"frame of {frame.shape[1]}x{frame.shape[0]} after one of "
+                                f"{width}x{height}",
+                                where=where,
+                                hint="give frames of one size",
+                            )
+                        pad = ((0, height % 2), (0, width % 2), (0, 0))
+                        process.stdin.write(np.pad(frame, pad, mode="edge").tobytes())
+                    process.stdin.close()
+                except BrokenPipeError:
+                    pass  # it ended early: its exit code and last words follow
+                except BaseException:
+                    process.kill()
+                    raise
+            if process.returncode != 0:
+                log.seek(0)
+                words = log.read().decode("utf-8", "replace").strip().splitlines()
+                raise EnvironmentFault(
+                    "the video encoder failed" + (f" ({words[-1]})" if words else ""),
+                    where=where,
+                    hint="check the free space, or write a .gif instead",
+                )
+    except (OSError, RuntimeError) as error:
+        raise EnvironmentFault(
+            "no video encoder can be started", where=where, hint="write a .gif instead"
+        ) from error

@@ -1,0 +1,114 @@
+"""Where everything lies in a workspace directory (``--workspace``, default ``fit3d-out``).
+
+``scenes/<name>.f3d``, ``models/<name>/``, ``reports/*.json``, ``renders/<scene>/``, ``compare/`` are
+results; ``cache/`` can be deleted at any time; ``captures.json`` remembers where the photos lie,
+because archives hold neither pictures nor absolute paths.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fit3d_cli import storage
+from fit3d_cli.errors import CaptureError, SettingsError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A directory that fit3d writes to.
+
+    Attributes:
+        root: The directory; created on first write.
+    """
+
+    root: Path
+
+    def scene_path(self, name: str) -> Path:
+        """Archive of the scene called ``name``."""
+        return self.root / "scenes" / f"{name}.f3d"
+
+    def scene_paths(self) -> list[Path]:
+        """All archives, sorted by name."""
+        return sorted((self.root / "scenes").glob("*.f3d"))
+
+    @property
+    def models_dir(self) -> Path:
+        """Directory of the tuned models, one sub-directory each."""
+        return self.root / "models"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Directory of the probe reports."""
+        return self.root / "reports"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Everything that can be computed again."""
+        return self.root / "cache"
+
+    def newest_model(self) -> Path:
+        """The tuned model that was finished last.
+
+        Raises:
+            SettingsError: There is none.
+        """
+        finished = sorted(
+            self.models_dir.glob("*/config.json"), key=lambda path: (path.stat().st_mtime, path)
+        )
+        if not finished:
+            raise SettingsError(
+                "no tuned model in the workspace",
+                where=self.models_dir,
+                hint="run fit3d finetune, or name a model directory with --tuned",
+            )
+        return finished[-1].parent
+
+    def remember_capture(self, name: str, root: Path) -> None:
+        """Note that the capture called ``name`` lies at ``root``."""
+        path = self.root / "captures.json"
+        storage.require_writable(self.root)
+        with storage.locked(path):
+            known = self._captures()
+            if known.get(name) != str(root.resolve()):
+                storage.write_json(path, known | {name: str(root.resolve())})
+
+    def capture_dir(self, name: str, override: Path | None = None) -> Path:
+        """Directory of the capture called ``name``.
+
+        Args:
+            name: Scene name.
+            override: ``--captures``: the capture itself, or the folder that holds it.
+
+        Raises:
+            CaptureError: It is not remembered, or has moved.
+        """
+        if override is not None:
+            inside = override / name
+            return inside if inside.is_dir() else override
+        known = self._captures()
+        hint = "say where its photos lie with --captures DIR"
+        if name not in known:
+            raise CaptureError(f"no capture is remembered for scene {name!r}", where=self.root,
+                               hint=hint)  # fmt: skip
+        if not Path(known[name]).is_dir():
+            raise CaptureError(f"the capture of scene {name!r} is gone", where=known[name],
+                               hint=hint)  # fmt: skip
+        return Path(known[name])
+
+    def captures(self) -> dict[str, Path]:
+        """Names and directories of the remembered captures."""
+        return {name: Path(root) for name, root in sorted(self._captures().items())}
+
+    def _captures(self) -> dict[str, str]:
+        path = self.root / "captures.json"
+        if not path.is_file():
+            return {}
+        try:
+            data = json.loads(path.read_text("utf-8"))
+            return {str(name): str(root) for name, root in data.items()}
+        except (ValueError, AttributeError) as error:
+            raise SettingsError(
+                "not a list of captures", where=path, hint="delete it and run fit3d lift again"
+            ) from error

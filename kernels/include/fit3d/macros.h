@@ -1,0 +1,34 @@
+// Shared by the CPU drivers and, later, the CUDA ones: qualifiers and the constants of the model.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define F3D_HD static __host__ __device__ __forceinline__
+#else
+// Internal linkage on purpose: the same header is compiled for several instruction sets, and a
+// weak symbol built with AVX2 must never be picked by the linker for the baseline path.
+#define F3D_HD static inline
+#endif
+
+namespace fit3d {
+
+constexpr int kTile = 16;           // pixels per tile side
+constexpr int kGroupWidth = 4;      // a group is 4 x 2 pixels: one vector of 8 lanes
+constexpr int kGroupHeight = 2;
+constexpr int kLanes = 8;
+constexpr int kGroupRows = kTile / kGroupHeight;                 // 8
+constexpr int kGroupCols = kTile / kGroupWidth;                  // 4
+constexpr int kGroupsPerTile = kGroupRows * kGroupCols;          // 32, so a tile mask is 32 bits
+constexpr int kSplat = 8;           // floats of a packed splat, see blend.h
+constexpr int kChunk = 64;          // channels whose partial sums are held at once
+
+constexpr float kAlphaMin = 1.0f / 255.0f;  // fainter contributions are skipped
+constexpr float kAlphaMax = 0.99f;          // alphas are clamped here
+constexpr float kTransmittanceMin = 1e-4f;  // a pixel stops before falling to this
+constexpr float kQuatNormMin = 1e-12f;      // shorter quaternions have no direction
+
+F3D_HD int tile_count(int pixels) { return (pixels + kTile - 1) / kTile; }
+
+}  // namespace fit3d

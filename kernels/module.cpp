@@ -1,0 +1,268 @@
+// The Python module: array constraints, GIL release, dispatch. No arithmetic.
+//
+// Arrays are C-contiguous CPU memory of exactly the stated type; nothing is converted or copied,
+// and everything that a function writes is allocated by the caller (fit3d_cli/splat/kernel.py).
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include "cpu/ops.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace fit3d;
+
+template <class T, int... Dims>
+using Array = nb::ndarray<T, nb::shape<Dims...>, nb::c_contig, nb::device::cpu>;
+using Vec = Array<const float, -1>;
+using Mat = Array<const float, -1, -1>;
+using OutVec = Array<float, -1>;
+using OutMat = Array<float, -1, -1>;
+using Ids = Array<const int32_t, -1>;
+using Offsets = Array<const int64_t, -1>;
+using Pairs2 = Array<const int32_t, -1, 2>;
+
+namespace {
+
+struct PyLists {  // what bin made, borrowed for the duration of a call
+  Mat splats;
+  Offsets tile_offsets;
+  Ids tile_ids, tile_pairs;
+  int width, height;
+  Lists view() const {
+    return {width, height, splats.data(), tile_offsets.data(), tile_ids.data(), tile_pairs.data()};
+  }
+};
+struct PyWeights {
+  Offsets group_offsets;
+  Ids group_counts, slots;
+  Mat weights;
+  Weights view() const {
+    return {group_offsets.data(), group_counts.data(), slots.data(), weights.data()};
+  }
+};
+struct PyCamera {
+  Array<const float, 4, 4> viewmat;
+  Array<const float, 3, 3> K;
+  int width, height;
+  float near_plane, far_plane, eps2d;
+};
+
+ProjectIn project_in(Array<const float, -1, 3> means, Array<const float, -1, 4> quats,
+                     Array<const float, -1, 3> scales, Vec opacities, const PyCamera& c) {
+  return {static_cast<int64_t>(means.shape(0)), means.data(), quats.data(), scales.data(),
+          opacities.data(), c.viewmat.data(), c.K.data(), c.width, c.height, c.near_plane,
+          c.far_plane, c.eps2d};
+}
+
+}  // namespace
+
+NB_MODULE(_kernels, m) {
+  m.doc() = "CPU kernels of fit3d: projection, binning, the weight matrix and its products.";
+  // Views that Python still holds at exit (autograd graphs do) are no leak.
+  nb::set_leak_warnings(false);
+  m.attr("has_cuda") = false;
+  m.def("isa", [] { return blend_ops().name; }, "Instruction set in use: 'avx2' or 'baseline'.");
+  m.def("use_baseline", &use_baseline, "baseline"_a,
+        "Force the portable code path (tests compare it with the fast one).");
+
+  nb::class_<PyCamera>(m, "Camera")
+      .def(nb::init<Array<const float, 4, 4>, Array<const float, 3, 3>, int, int, float, float, float>(),
+           "viewmat"_a.noconvert(), "K"_a.noconvert(), "width"_a, "height"_a, "near_plane"_a,
+           "far_plane"_a, "eps2d"_a);
+  nb::class_<PyLists>(m, "Lists")
+      .def(nb::init<Mat, Offsets, Ids, Ids, int, int>(), "splats"_a.noconvert(),
+           "tile_offsets"_a.noconvert(), "tile_ids"_a.noconvert(), "tile_pairs"_a.noconvert(),
+           "width"_a, "height"_a);
+  nb::class_<PyWeights>(m, "Weights")
+      .def(nb::init<Offsets, Ids, Ids, Mat>(), "group_offsets"_a.noconvert(),
+           "group_counts"_a.noconvert(), "slots"_a.noconvert(), "weights"_a.noconvert());
+
+  using Release = nb::call_guard<nb::gil_scoped_release>;
+
+  m.def("project_forward",
+        [](Array<const float, -1, 3> means, Array<const float, -1, 4> quats,
+           Array<const float, -1, 3> scales, Vec opacities, const PyCamera& camera,
+           Array<float, -1, 2> means2d, Array<float, -1, 3> conics, OutVec depths,
+           Array<int32_t, -1, 2> radii, int threads) {
+          project_forward(project_in(means, quats, scales, opacities, camera), means2d.data(),
+                          conics.data(), depths.data(), radii.data(), threads);
+        },
+        "means"_a.noconvert(), "quats"_a.noconvert(), "scales"_a.noconvert(),
+        "opacities"_a.noconvert(), "camera"_a, "means2d"_a.noconvert(), "conics"_a.noconvert(),
+        "depths"_a.noconvert(), "radii"_a.noconvert(), "threads"_a, Release());
+
+  m.def("project_backward",
+        [](Array<const float, -1, 3> means, Array<const float, -1, 4> quats,
+           Array<const float, -1, 3> scales, Vec opacities, const PyCamera& camera, Pairs2 radii,
+           Array<const float, -1, 2> v_means2d, Array<const float, -1, 3> v_conics, Vec v_depths,
+           Array<float, -1, 3> v_means, Array<float, -1, 4> v_quats, Array<float, -1, 3> v_scales,
+           int threads) {
+          project_backward(project_in(means, quats, scales, opacities, camera), radii.data(),
+                           v_means2d.data(), v_conics.data(), v_depths.data(), v_means.data(),
+                           v_quats.data(), v_scales.data(), threads);
+        },
+        "means"_a.noconvert(), "quats"_a.noconvert(), "scales"_a.noconvert(),
+        "opacities"_a.noconvert(), "camera"_a, "radii"_a.noconvert(), "v_means2d"_a.noconvert(),
+        "v_conics"_a.noconvert(), "v_depths"_a.noconvert(), "v_means"_a.noconvert(),
+        "v_quats"_a.noconvert(), "v_scales"_a.noconvert(), "threads"_a, Release());
+
+  m.def("harmonics_forward",
+        [](Array<const float, -1, 3> means, Array<const float, 3> center,
+           Array<const float, -1, -1, 3> sh, Pairs2 radii, int degree, Array<float, -1, 3> colors,
+           int threads) {
+          harmonics_forward(means.shape(0), degree, static_cast<int>(sh.shape(1)), means.data(),
+                            center.data(), sh.data(), radii.data(), colors.data(), threads);
+        },
+        "means"_a.noconvert(), "center"_a.noconvert(), "sh"_a.noconvert(), "radii"_a.noconvert(),
+        "degree"_a, "colors"_a.noconvert(), "threads"_a, Release());
+
+  m.def("harmonics_backward",
+        [](Array<const float, -1, 3> means, Array<const float, 3> center, Pairs2 radii, int degree,
+           Array<const float, -1, 3> v_colors, Array<float, -1, -1, 3> v_sh, int threads) {
+          harmonics_backward(means.shape(0), degree, static_cast<int>(v_sh.shape(1)), means.data(),
+                             center.data(), radii.data(), v_colors.data(), v_sh.data(), threads);
+        },
+        "means"_a.noconvert(), "center"_a.noconvert(), "radii"_a.noconvert(), "degree"_a,
+        "v_colors"_a.noconvert(), "v_sh"_a.noconvert(), "threads"_a, Release());
+
+  m.def("depth_order",
+        [](Vec depths, Pairs2 radii, Array<int32_t, 4, -1> scratch, Array<int32_t, -1> order) {
+          return depth_order(depths.shape(0), depths.data(), radii.data(),
+                             reinterpret_cast<uint32_t*>(scratch.data()), order.data());
+        },
+        "depths"_a.noconvert(), "radii"_a.noconvert(), "scratch"_a.noconvert(),
+        "order"_a.noconvert(), Release());
+
+  m.def("bin_count",
+        [](Ids order, Array<const float, -1, 2> means2d, Array<const float, -1, 3> conics,
+           Vec opacities, int width, int height, OutMat splats, Array<int64_t, -1> pair_offsets,
+           int threads) {
+          return bin_count(order.shape(0), order.data(), means2d.data(), conics.data(),
+                           opacities.data(), width, height, splats.data(), pair_offsets.data(),
+                           threads);
+        },
+        "order"_a.noconvert(), "means2d"_a.noconvert(), "conics"_a.noconvert(),
+        "opacities"_a.noconvert(), "width"_a, "height"_a, "splats"_a.noconvert(),
+        "pair_offsets"_a.noconvert(), "threads"_a, Release());
+
+  m.def("bin_fill",
+        [](Ids order, Mat splats, Offsets pair_offsets, int width, int height,
+           Array<int32_t, -1> pair_tiles, Array<int64_t, -1> tile_offsets,
+           Array<int32_t, -1> tile_ids, Array<int32_t, -1> tile_pairs, int threads) {
+          bin_fill(order.shape(0), order.data(), splats.data(), pair_offsets.data(), width, height,
+                   pair_tiles.data(), tile_offsets.data(), tile_ids.data(), tile_pairs.data(),
+                   threads);
+        },
+        "order"_a.noconvert(), "splats"_a.noconvert(), "pair_offsets"_a.noconvert(), "width"_a,
+        "height"_a, "pair_tiles"_a.noconvert(), "tile_offsets"_a.noconvert(),
+        "tile_ids"_a.noconvert(), "tile_pairs"_a.noconvert(), "threads"_a, Release());
+
+  m.def("weights_count",
+        [](const PyLists& lists, Array<int32_t, -1> masks, Array<int64_t, -1> group_sizes,
+           int threads) {
+          blend_ops().weights_count(lists.view(), reinterpret_cast<uint32_t*>(masks.data()),
+                                    group_sizes.data(), threads);
+        },
+        "lists"_a, "masks"_a.noconvert(), "group_sizes"_a.noconvert(), "threads"_a, Release());
+
+  m.def("weights_fill",
+        [](const PyLists& lists, Ids masks, Offsets group_offsets, Array<int32_t, -1> group_counts,
+           Array<int32_t, -1> slots, OutMat weights, OutMat transmittance, int threads) {
+          blend_ops().weights_fill(lists.view(), reinterpret_cast<const uint32_t*>(masks.data()),
+                                   group_offsets.data(), group_counts.data(), slots.data(),
+                                   weights.data(), transmittance.data(), threads);
+        },
+        "lists"_a, "masks"_a.noconvert(), "group_offsets"_a.noconvert(),
+        "group_counts"_a.noconvert(), "slots"_a.noconvert(), "weights"_a.noconvert(),
+        "transmittance"_a.noconvert(), "threads"_a, Release());
+
+  m.def("apply",
+        [](const PyLists& lists, const PyWeights& weights, Mat values, OutMat out, OutMat scratch,
+           int threads) {
+          blend_ops().apply(lists.view(), weights.view(), values.shape(1), values.data(),
+                            out.data(), scratch.data(), scratch.shape(1), threads);
+        },
+        "lists"_a, "weights"_a, "values"_a.noconvert(), "out"_a.noconvert(),
+        "scratch"_a.noconvert(), "threads"_a, Release());
+
+  m.def("apply_t",
+        [](const PyLists& lists, const PyWeights& weights, Ids order, Offsets pair_offsets,
+           Mat maps, OutMat partials, OutMat out, OutMat scratch, int threads) {
+          const int64_t dim = maps.shape(1);
+          const int chunk = static_cast<int>(partials.shape(1));
+          for (int64_t first = 0; first < dim; first += chunk) {
+            const int width = static_cast<int>(dim - first < chunk ? dim - first : chunk);
+            blend_ops().apply_t(lists.view(), weights.view(), dim, first, width, maps.data(),
+                                partials.data(), scratch.data(), scratch.shape(1), threads);
+            reduce_pairs(order.shape(0), order.data(), pair_offsets.data(), width, width,
+                         partials.data(), dim, first, out.data(), threads);
+          }
+        },
+        "lists"_a, "weights"_a, "order"_a.noconvert(), "pair_offsets"_a.noconvert(),
+        "maps"_a.noconvert(), "partials"_a.noconvert(), "out"_a.noconvert(),
+        "scratch"_a.noconvert(), "threads"_a, Release());
+
+  m.def("blend_backward",
+        [](const PyLists& lists, const PyWeights& weights, Ids order, Offsets pair_offsets,
+           Mat values, Mat v_out, Mat v_alphas, Mat transmittance, OutMat partials, OutMat scratch,
+           Array<float, -1, 2> v_means2d, Array<float, -1, 3> v_conics, OutVec v_opacities,
+           nb::object v_values, int threads) {
+          const int64_t dim = values.shape(1);
+          const bool with_values = !v_values.is_none();
+          float* to = with_values ? nb::cast<OutMat>(v_values).data() : nullptr;
+          nb::gil_scoped_release release;
+          const int row = with_values ? 16 : 8;
+          blend_ops().blend_backward(lists.view(), weights.view(), dim, values.data(),
+                                     v_out.data(), v_alphas.data(), transmittance.data(),
+                                     partials.data(), with_values, scratch.data(), threads);
+          reduce_moments(order.shape(0), order.data(), pair_offsets.data(), row, partials.data(),
+                         lists.splats.data(), v_means2d.data(), v_conics.data(),
+                         v_opacities.data(), threads);
+          if (with_values)
+            reduce_pairs(order.shape(0), order.data(), pair_offsets.data(), static_cast<int>(dim),
+                         row, partials.data() + 6, dim, 0, to, threads);
+        },
+        "lists"_a, "weights"_a, "order"_a.noconvert(), "pair_offsets"_a.noconvert(),
+        "values"_a.noconvert(), "v_out"_a.noconvert(), "v_alphas"_a.noconvert(),
+        "transmittance"_a.noconvert(), "partials"_a.noconvert(), "scratch"_a.noconvert(),
+        "v_means2d"_a.noconvert(), "v_conics"_a.noconvert(), "v_opacities"_a.noconvert(),
+        "v_values"_a.none(), "threads"_a);
+
+  m.def("pool_count",
+        [](const PyLists& lists, const PyWeights& weights, int h, int w, bool tent,
+           Array<int32_t, -1, -1> stamps, Array<int64_t, -1> row_sizes, int threads) {
+          pool_count(lists.view(), weights.view(), {h, w, tent}, stamps.shape(1), stamps.data(),
+                     row_sizes.data(), threads);
+        },
+        "lists"_a, "weights"_a, "h"_a, "w"_a, "tent"_a, "stamps"_a.noconvert(),
+        "row_sizes"_a.noconvert(), "threads"_a, Release());
+
+  m.def("pool_fill",
+        [](const PyLists& lists, const PyWeights& weights, int h, int w, bool tent,
+           Array<int32_t, -1, -1> stamps, OutMat sums, Offsets row_offsets,
+           Array<int32_t, -1> cols, OutVec vals, int threads) {
+          pool_fill(lists.view(), weights.view(), {h, w, tent}, stamps.shape(1), sums.data(),
+                    stamps.data(), row_offsets.data(), cols.data(), vals.data(), threads);
+        },
+        "lists"_a, "weights"_a, "h"_a, "w"_a, "tent"_a, "stamps"_a.noconvert(),
+        "sums"_a.noconvert(), "row_offsets"_a.noconvert(), "cols"_a.noconvert(),
+        "vals"_a.noconvert(), "threads"_a, Release());
+
+  m.def("csr_apply",
+        [](Offsets offsets, Ids cols, Vec vals, Mat x, OutMat out, int threads) {
+          blend_ops().csr_apply(out.shape(0), offsets.data(), cols.data(), vals.data(), x.shape(1),
+                                x.data(), out.data(), threads);
+        },
+        "offsets"_a.noconvert(), "cols"_a.noconvert(), "vals"_a.noconvert(), "x"_a.noconvert(),
+        "out"_a.noconvert(), "threads"_a, Release());
+
+  m.def("csr_transpose",
+        [](Offsets offsets, Ids cols, Vec vals, Array<int64_t, -1> t_offsets,
+           Array<int32_t, -1> t_rows, OutVec t_vals) {
+          csr_transpose(offsets.shape(0) - 1, t_offsets.shape(0) - 1, offsets.data(), cols.data(),
+                        vals.data(), t_offsets.data(), t_rows.data(), t_vals.data());
+        },
+        "offsets"_a.noconvert(), "cols"_a.noconvert(), "vals"_a.noconvert(),
+        "t_offsets"_a.noconvert(), "t_rows"_a.noconvert(), "t_vals"_a.noconvert(), Release());
+}

@@ -1,0 +1,205 @@
+"""Each verb passes on what was typed, and prints what the stage returned."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fit3d_cli import app
+from fit3d_cli.progress import Progress
+from fit3d_cli.report import Report, Row
+
+
+class Stage:
+    """A stand-in for a stage's entry point that remembers its call."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+        self.args: tuple[Any, ...] = ()
+        self.options: dict[str, Any] = {}
+
+    def __call__(self, *args: Any, on_event: Any, **options: Any) -> Any:
+        print("chatter of a library")
+        on_event(Progress("room: geometry", 1, 2))
+        on_event(Progress("room: geometry", 2, 2, "PSNR 20.0 dB"))
+        self.args, self.options = args, options
+        return self.result
+
+
+def install(monkeypatch: pytest.MonkeyPatch, module: str, **names: Any) -> None:
+    fake = types.ModuleType(module)
+    for name, value in names.items():
+        setattr(fake, name, value)
+    monkeypatch.setitem(sys.modules, module, fake)
+
+
+def lifted(name: str, error: str | None = None, skipped: bool = False) -> types.SimpleNamespace:
+    return types.SimpleNamespace(
+        name=name, path=None if error else Path(f"out/scenes/{name}.f3d"), gaussians=12,
+        psnr_heldout=21.5, feature_cosine_heldout=float("nan"), seconds=1.25, error=error,
+        skipped=skipped, metrics={"feature_l1_heldout": 0.5},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def lift(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage([lifted("a"), lifted("b", skipped=True)])
+    install(monkeypatch, "fit3d_cli.lifting.lift", lift_captures=stage)
+    return stage
+
+
+def test_lift_passes_everything_on(
+    lift: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["lift", str(tmp_path), "--dim", "8", "--backbone", "mae-base", "--weights", "w.st"]
+    assert app.run([*argv, "--workspace", "w", "--device", "cpu", "--seed", "3"]) == 0
+    (paths, settings) = lift.args
+    assert paths == [tmp_path]
+    assert settings.features.dim == 8
+    assert (settings.backbone.name, settings.backbone.weights) == ("mae-base", "w.st")
+    assert lift.options == {"workspace": Path("w"), "device": "cpu", "seed": 3}
+    shown = capsys.readouterr()
+    assert "chatter" not in shown.out
+    assert "21.5" in shown.out
+    assert "kept" in shown.out
+    assert "room: geometry  2/2  PSNR 20.0 dB" in shown.err
+    assert "next: fit3d render out/scenes/a.f3d --workspace w" in shown.err
+
+
+def test_lift_json_is_pure(lift: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["lift", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [scene["name"] for scene in shown["scenes"]] == ["a", "b"]
+    assert shown["scenes"][0] == {
+        "name": "a", "path": "out/scenes/a.f3d", "gaussians": 12, "psnr_heldout": 21.5,
+        "feature_cosine_heldout": None, "seconds": 1.25, "skipped": False, "error": None,
+        "metrics": {"feature_l1_heldout": 0.5},
+    }  # fmt: skip
+
+
+def test_quiet_is_quiet(lift: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["lift", str(tmp_path), "--quiet"]) == 0
+    assert capsys.readouterr().err == "chatter of a library\n"
+
+
+@pytest.mark.parametrize(("results", "code"), [
+    ([lifted("a"), lifted("b", "b: broken - mend it")], 1),
+    ([lifted("b", "b: broken - mend it")], 2),
+])  # fmt: skip
+def test_lift_with_failures(
+    lift: Stage, results: list[Any], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lift.result = results
+    assert app.run(["lift", str(tmp_path), "--json"]) == code
+    shown = capsys.readouterr()
+    assert "fit3d: error: b: broken - mend it\n" in shown.err
+    assert json.loads(shown.out)["scenes"][-1]["error"] == "b: broken - mend it"
+
+
+def test_render(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage([Path("w/renders/room/a_rgb.png")])
+    install(monkeypatch, "fit3d_cli.rendering", render_scene=stage)
+    scene = tmp_path / "room.f3d"
+    scene.touch()
+    argv = ["render", str(scene), "--what", "rgb,pca", "--views", "all", "--width", "99"]
+    assert app.run([*argv, "--captures", str(tmp_path), "--workspace", "w", "--json"]) == 0
+    assert stage.args[0] == scene
+    settings = stage.args[1]
+    assert (settings.what, settings.views, settings.width) == (("rgb", "pca"), "all", 99)
+    assert stage.options == {"out": Path("w/renders/room"), "captures": tmp_path, "seed": 0}
+    assert json.loads(capsys.readouterr().out)["files"] == ["w/renders/room/a_rgb.png"]
+
+
+def test_finetune_takes_the_workspace_scenes(
+    monkeypatch: pytest.MonkeyPatch, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = types.SimpleNamespace(
+        path=workspace / "models" / "tuned", steps=4, loss_first=0.5, loss_last=0.25, seconds=2.0
+    )
+    stage = Stage(result)
+    install(monkeypatch, "fit3d_cli.finetuning.finetune", finetune=stage)
+    (workspace / "scenes").mkdir(parents=True)
+    for name in ("b", "a"):
+        (workspace / "scenes" / f"{name}.f3d").touch()
+    argv = ["finetune", "--workspace", str(workspace), "--epochs", "2", "--lr", "1e-3", "--json"]
+    assert app.run(argv) == 0
+    assert [path.stem for path in stage.args[0]] == ["a", "b"]
+    assert (stage.args[1].epochs, stage.args[1].lr) == (2, 1e-3)
+    assert stage.options["captures"] == []
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["steps"], shown["loss_first"], shown["loss_last"]) == (4, 0.5, 0.25)
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    rows = (Row("base", {"miou": 0.5}), Row("tuned", {"miou": 0.625}))
+    stage = Stage(Report("seg", "camvid", rows, 12, notes=("few images",)))
+    install(monkeypatch, "fit3d_cli.probing.probe", probe=stage)
+    return stage
+
+
+def test_probe(probe: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["probe", "seg", "camvid", "--data", str(tmp_path), "--models", "base,tuned"]
+    assert app.run([*argv, "--tuned", str(tmp_path)]) == 0
+    assert probe.args[:2] == ("seg", "camvid")
+    settings = probe.args[2]
+    assert (settings.data, settings.models) == (str(tmp_path), ("base", "tuned"))
+    shown = capsys.readouterr().out
+    assert "0.625" in shown
+    assert "note: few images" in shown
+
+
+def test_probe_json_is_the_report(probe: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["probe", "seg", "camvid", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == probe.result.to_dict()
+
+
+def test_info(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {
+        "name": "room", "source": {"dim": 384}, "views": ["a", "b"],
+        "tensors": {"g.means": {"dtype": "F32", "shape": [5, 3], "bytes": 60}},
+    }  # fmt: skip
+    verified: list[Path] = []
+    install(
+        monkeypatch, "fit3d_cli.archive",
+        describe=lambda path: dict(facts),
+        verify_archive=verified.append,
+    )  # fmt: skip
+    scene = tmp_path / "room.f3d"
+    scene.touch()
+    assert app.run(["info", str(scene)]) == 0
+    assert not verified
+    shown = capsys.readouterr().out
+    assert "source.dim" in shown
+    assert "a, b" in shown
+    assert "[5, 3]" in shown
+    assert app.run(["info", str(scene), "--verify", "--json"]) == 0
+    assert verified == [scene]
+    assert json.loads(capsys.readouterr().out) == {**facts, "verified": True}
+
+
+def test_doctor_says_what_it_found(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = app.run(["doctor", "--workspace", str(workspace), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert code == (0 if shown["ready"] else 3)
+    states = {check["name"]: check["state"] for check in shown["checks"]}
+    assert states["python"] == states["torch"] == states["workspace"] == "ok"
+    assert not workspace.exists()
+
+
+def test_doctor_names_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert app.run(["doctor", "--workspace", str(blocked)]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "workspace " in line and line.startswith("✘")]
+    assert " - " in line
