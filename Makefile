@@ -1,12 +1,12 @@
 # `make demo` and `make test` work as the first command on a bare clone: they need python3, a C++17
-# compiler and make; cmake and ninja come from PyPI where the system has none.
+# compiler and make; cmake and ninja come from PyPI.
 .DELETE_ON_ERROR:
 .PHONY: setup demo test lint format wheel clean distclean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Seen by pip's isolated build environments too, which a --constraint option is not.
+# An environment variable reaches isolated build environments too; --constraint does not.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Twice quiet: errors only.
@@ -15,13 +15,13 @@ KERNELS := $(shell find kernels -type f)
 
 setup: $(VENV)/.ready
 
-# torch alone first: with it in place nothing that follows can ask for another build of it.
-# After a change of the kernels only they are built again: pip finds the rest in place.
+# torch before the rest: with it in place nothing that follows can ask for another build of it.
+# No build isolation: the build folder stays valid, so a changed kernel is all that is compiled.
 $(VENV)/.ready: pyproject.toml constraints.txt $(KERNELS)
 	@echo "setting up $(VENV): a few minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable '.[dev]'
+	$(PIP) torch 'scikit-build-core>=0.10' 'nanobind>=2.4' cmake ninja
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 demo: setup

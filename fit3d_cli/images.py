@@ -103,7 +103,9 @@ def image_header(path: Path) -> ImageHeader:
         ImageError: Missing, not JPEG/PNG/WebP, animated, CMYK or above 64 megapixels.
     """
     with _opened(path) as image:
-        orientation = image.getexif().get(0x0112, 1)
+        # Pillow decodes the whole of a PNG to look for EXIF behind the pixels.
+        tags = {} if image.format == "PNG" and "exif" not in image.info else image.getexif()
+        orientation = tags.get(0x0112, 1)
         known = isinstance(orientation, int) and 1 <= orientation <= 8
         return ImageHeader(image.width, image.height, image.mode, orientation if known else 1)
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from fit3d_cli import storage
-from fit3d_cli.archive import read_archive
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.geometry.cameras import Cameras, orbit_cameras
 from fit3d_cli.images import save_png
@@ -53,15 +52,9 @@ def render_maps(scene: Scene, camera: Cameras, *, features: bool) -> Maps:
     gaussians = scene.gaussians
     width, height = map(int, camera.sizes[0].tolist())
     with torch.no_grad():
-        rendering = render_gaussians(
-            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh,
-            camera.viewmats[0], camera.Ks[0], width, height, sh_degree=gaussians.sh_degree,
-        )  # fmt: skip
+        rendering = render_gaussians(gaussians, camera.viewmats[0], camera.Ks[0], width, height)
     alphas = rendering.alphas
-    hit = alphas > 1e-3
-    depth = torch.where(
-        hit, rendering.accumulated_depth / alphas.clamp_min(1e-3), torch.zeros_like(alphas)
-    )
+    depth = torch.where(alphas > 1e-3, rendering.depth, torch.zeros_like(alphas))
     maps = None
     if features:
         weights = view_weights(gaussians, camera.viewmats[0], camera.Ks[0], width, height)
@@ -124,7 +117,7 @@ def choose_views(scene: Scene, views: str, where: str = "--views") -> list[int]:
 
 
 def render_scene(
-    archive: Path,
+    scene: Scene,
     *,
     what: Sequence[str],
     views: str,
@@ -135,10 +128,10 @@ def render_scene(
     out: Path,
     on_event: OnEvent,
 ) -> list[Path]:
-    """Render an archive to files.
+    """Render a scene to files.
 
     Args:
-        archive: A ``.f3d``.
+        scene: What to render.
         what: Any of ``rgb``, ``depth``, ``alpha``, ``features``, ``pca``.
         views: ``held-out``, ``all``, ``orbit`` or view names.
         width: Width of the pictures in pixels.
@@ -153,7 +146,6 @@ def render_scene(
         world units), for features ``<view>.features.npy`` (float16 ``[H, W, d]``); for an orbit one
         video per kind.
     """
-    scene = read_archive(archive)
     storage.require_writable(out)
     basis = scene_pca(scene) if "pca" in what else None
     if views == "orbit":

@@ -23,7 +23,9 @@ class BackboneSettings(Section):
     """Which 2D model, and the size of the pictures that it sees."""
 
     name: str = Field(
-        "dinov2-small", description="registered backbone, timm model name, or tuned-model directory"
+        "",
+        description="registered backbone, timm model name, or tuned-model directory; empty = the "
+        "backbone that lifted the workspace's scenes (lift: dinov2-small)",
     )
     weights: str = Field("", description="local .safetensors file instead of the hub's weights")
     width: int = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -90,10 +91,11 @@ def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]], fps: float, *, w
                         pad = ((0, height % 2), (0, width % 2), (0, 0))
                         process.stdin.write(np.pad(frame, pad, mode="edge").tobytes())
                     process.stdin.close()
-                except BrokenPipeError:
-                    pass  # it ended early: its exit code and last words follow
+                except BrokenPipeError:  # it ended early: its exit code and last words follow
+                    _close_input(process)
                 except BaseException:
                     process.kill()
+                    _close_input(process)
                     raise
             if process.returncode != 0:
                 log.seek(0)
@@ -107,3 +109,10 @@ def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]], fps: float, *, w
         raise EnvironmentFault(
             "no video encoder can be started", where=where, hint="write a .gif instead"
         ) from error
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipe to an encoder that has ended; what is still buffered goes nowhere."""
+    assert process.stdin is not None
+    with suppress(OSError):
+        process.stdin.close()

@@ -1,8 +1,9 @@
 """Where everything lies in a workspace directory (``--workspace``, default ``fit3d-out``).
 
-``scenes/<name>.f3d``, ``models/<name>/``, ``reports/*.json``, ``renders/<scene>/``, ``compare/`` are
-results; ``cache/`` can be deleted at any time; ``captures.json`` remembers where the photos lie,
-because archives hold neither pictures nor absolute paths.
+``scenes/<name>.f3d``, ``models/<name>/``, ``reports/*.json``, ``renders/<scene>/``, ``compare/``
+are results; ``cache/`` can be deleted at any time; ``captures.json`` and ``backbones.json``
+remember where photos and weight files lie, because archives hold neither pictures nor absolute
+paths.
 """
 
 from __future__ import annotations
@@ -67,12 +68,15 @@ class Workspace:
 
     def remember_capture(self, name: str, root: Path) -> None:
         """Note that the capture called ``name`` lies at ``root``."""
-        path = self.root / "captures.json"
-        storage.require_writable(self.root)
-        with storage.locked(path):
-            known = self._captures()
-            if known.get(name) != str(root.resolve()):
-                storage.write_json(path, known | {name: str(root.resolve())})
+        self._remember("captures.json", name, str(root.resolve()))
+
+    def remember_backbone(self, digest: str, weights: str) -> None:
+        """Note which file holds the weights with this digest; empty means the default ones."""
+        self._remember("backbones.json", digest, str(Path(weights).resolve()) if weights else "")
+
+    def weights_of(self, digest: str) -> str:
+        """The file that was remembered for weights with this digest, or an empty string."""
+        return self._table("backbones.json").get(digest, "")
 
     def capture_dir(self, name: str, override: Path | None = None) -> Path:
         """Directory of the capture called ``name``.
@@ -87,7 +91,7 @@ class Workspace:
         if override is not None:
             inside = override / name
             return inside if inside.is_dir() else override
-        known = self._captures()
+        known = self._table("captures.json")
         hint = "say where its photos lie with --captures DIR"
         if name not in known:
             raise CaptureError(f"no capture is remembered for scene {name!r}", where=self.root,
@@ -99,16 +103,24 @@ class Workspace:
 
     def captures(self) -> dict[str, Path]:
         """Names and directories of the remembered captures."""
-        return {name: Path(root) for name, root in sorted(self._captures().items())}
+        return {name: Path(root) for name, root in sorted(self._table("captures.json").items())}
 
-    def _captures(self) -> dict[str, str]:
-        path = self.root / "captures.json"
+    def _remember(self, file: str, key: str, value: str) -> None:
+        path = self.root / file
+        storage.require_writable(self.root)
+        with storage.locked(path, blocking=True):
+            known = self._table(file)
+            if known.get(key) != value:
+                storage.write_json(path, known | {key: value})
+
+    def _table(self, file: str) -> dict[str, str]:
+        path = self.root / file
         if not path.is_file():
             return {}
         try:
             data = json.loads(path.read_text("utf-8"))
-            return {str(name): str(root) for name, root in data.items()}
+            return {str(key): str(value) for key, value in data.items()}
         except (ValueError, AttributeError) as error:
             raise SettingsError(
-                "not a list of captures", where=path, hint="delete it and run fit3d lift again"
+                "damaged", where=path, hint="delete it and run fit3d lift again"
             ) from error

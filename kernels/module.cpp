@@ -159,21 +159,22 @@ NB_MODULE(_kernels, m) {
         "tile_ids"_a.noconvert(), "tile_pairs"_a.noconvert(), "threads"_a, Release());
 
   m.def("weights_count",
-        [](const PyLists& lists, Array<int32_t, -1> masks, Array<int64_t, -1> group_sizes,
+        [](const PyLists& lists, Array<int32_t, -1> masks, Array<int64_t, -1> tile_sizes,
            int threads) {
           blend_ops().weights_count(lists.view(), reinterpret_cast<uint32_t*>(masks.data()),
-                                    group_sizes.data(), threads);
+                                    tile_sizes.data(), threads);
         },
-        "lists"_a, "masks"_a.noconvert(), "group_sizes"_a.noconvert(), "threads"_a, Release());
+        "lists"_a, "masks"_a.noconvert(), "tile_sizes"_a.noconvert(), "threads"_a, Release());
 
   m.def("weights_fill",
-        [](const PyLists& lists, Ids masks, Offsets group_offsets, Array<int32_t, -1> group_counts,
-           Array<int32_t, -1> slots, OutMat weights, OutMat transmittance, int threads) {
+        [](const PyLists& lists, Ids masks, Offsets entry_offsets, Array<int64_t, -1> group_offsets,
+           Array<int32_t, -1> group_counts, Array<int32_t, -1> slots, OutMat weights, OutMat transmittance, int threads) {
           blend_ops().weights_fill(lists.view(), reinterpret_cast<const uint32_t*>(masks.data()),
-                                   group_offsets.data(), group_counts.data(), slots.data(),
-                                   weights.data(), transmittance.data(), threads);
+                                   entry_offsets.data(), group_offsets.data(),
+                                   group_counts.data(), slots.data(), weights.data(), transmittance.data(), threads);
         },
-        "lists"_a, "masks"_a.noconvert(), "group_offsets"_a.noconvert(),
+        "lists"_a, "masks"_a.noconvert(), "entry_offsets"_a.noconvert(),
+        "group_offsets"_a.noconvert(),
         "group_counts"_a.noconvert(), "slots"_a.noconvert(), "weights"_a.noconvert(),
         "transmittance"_a.noconvert(), "threads"_a, Release());
 

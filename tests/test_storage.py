@@ -130,6 +130,29 @@ def test_a_failed_fsync_is_not_retried(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_directory_that_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(OLD)
+    fsync = os.fsync
+
+    def fail_for_directories(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_for_directories)
+    if code == errno.EINVAL:  # the filesystem has no such thing
+        storage.write_bytes(path, NEW)
+    else:
+        with pytest.raises(StorageError):
+            storage.write_bytes(path, NEW)
+    assert path.read_bytes() == NEW
+    assert names(tmp_path) == ["file"]
+
+
 def test_the_file_is_on_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def read(path: Path) -> Capture:
     K = _read_intrinsics(path / "intrinsics.txt")
     present = {entry.name for entry in path.iterdir()}
     views = []
+    size: tuple[int, int] | None = None
     for stem in sorted(m[1] for name in present if (m := _POSE.fullmatch(name))):
         colors = [stem + suffix for suffix in _COLOR_SUFFIXES if stem + suffix in present]
         if len(colors) > 1:
@@ -49,7 +50,9 @@ def read(path: Path) -> Capture:
             )
         # Without any, the common check reports the picture as missing, with all others.
         name = colors[0] if colors else stem + _COLOR_SUFFIXES[0]
-        width, height = stored_size(path / name)
+        if size is None and colors:
+            size = stored_size(path / name)  # that of the intrinsics, which hold for all frames
+        width, height = size or (1, 1)
         depth = stem + ".depth.png"
         views.append(
             View(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ def viz(
         Path,
         typer.Argument(
             metavar="IMAGE|DIR|SCENE.f3d", show_default=False,
-            help="A picture, a folder of pictures, a capture, or a scene's held-out photos.",
+            help="A picture, a folder of pictures, a capture, or a lifted scene.",
         ),
     ],
     method: Annotated[
@@ -49,6 +50,7 @@ def viz(
     )
     is_scene = subject.suffix.lower() == ".f3d"
     error = ArchiveError if is_scene else ImageError
+    _check(is_scene, {"--tuned": tuned, "--backbone": backbone, "--weights": weights}, captures)
     require([subject], hint="name a picture, a folder of pictures or a .f3d scene", error=error)
     require([tuned] if tuned else [], hint="name a model directory", error=SettingsError)
     require([captures] if captures else [], hint="name the folder of the photos with --captures")
@@ -58,23 +60,51 @@ def viz(
         return
 
     from fit3d_cli.commands import _show
-    from fit3d_cli.comparing.look import viz_subject
 
     with run.progress() as on_event:
-        files = viz_subject(
-            subject,
-            resolved.settings.viz,
-            workspace=run.workspace,
-            out=target,
-            base_given=resolved.values["viz.backbone.name"].source != "default",
-            device=run.device,
-            seed=run.seed,
-            captures=captures,
-            on_event=on_event,
-        )
+        if is_scene:
+            from fit3d_cli.comparing.scenes import viz_scene
+
+            shown = viz_scene(
+                subject,
+                target,
+                workspace=run.workspace,
+                method=resolved.settings.viz.method,
+                clusters=resolved.settings.viz.clusters,
+                captures=captures,
+                seed=run.seed,
+                on_event=on_event,
+            )
+            files = [shown]
+        else:
+            from fit3d_cli.comparing.look import viz_subject
+
+            files = viz_subject(
+                subject,
+                resolved.settings.viz,
+                workspace=run.workspace,
+                out=target,
+                base_given=resolved.values["viz.backbone.name"].source != "default",
+                device=run.device,
+                seed=run.seed,
+                on_event=on_event,
+            )
     if run.as_json:
         run.emit({"subject": subject, "files": files})
     else:
         _show.table(run.out, ("picture",), [(file,) for file in files])
     if tuned is None and not is_scene:
         run.hint(f"fit3d compare {subject}{run.workspace_option()}")
+
+
+def _check(is_scene: bool, models: Mapping[str, object], captures: Path | None) -> None:
+    """Refuse options that the subject has no use for."""
+    given = [option for option, value in models.items() if value is not None]
+    if is_scene and given:
+        raise SettingsError(
+            "a scene holds its own features", where=given[0], hint=f"leave {given[0]} out"
+        )
+    if not is_scene and captures is not None:
+        raise SettingsError(
+            "only a scene has a capture", where="--captures", hint="leave --captures out"
+        )

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from fit3d_cli.comparing.html import Markup, el
-from fit3d_cli.comparing.verdict import Comparison, basis, signed
+from fit3d_cli.comparing.metrics import signed
+from fit3d_cli.comparing.verdict import Comparison, basis
 
 _WIDTH, _HEIGHT, _MIDDLE = 250, 34, 13
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fit3d_cli import viz
 from fit3d_cli.backbones.load import load_backbone
-from fit3d_cli.comparing.inputs import load_pair, model_name, photos_of_path, photos_of_scene
+from fit3d_cli.comparing.inputs import load_pair, model_name, photos_of_path
 from fit3d_cli.comparing.pictures import (
     MAX_FIT,
     Lens,
@@ -30,47 +28,7 @@ from fit3d_cli.images import save_png
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.settings import VizSettings
 from fit3d_cli.viz import Panel
-from fit3d_cli.viz.panels import Picture
 from fit3d_cli.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class RenderedView:
-    """One view of a scene.
-
-    Attributes:
-        name: View name.
-        rgb: ``[H, W, 3]`` rendered colour in 0..1.
-        features: ``[h, w, d]`` rendered features, at any resolution.
-        photo: ``[H, W, 3]`` the photo in 0..1, or None where it is not at hand.
-    """
-
-    name: str
-    rgb: Tensor
-    features: Tensor
-    photo: Tensor | None = None
-
-
-def scene_sheet(views: Sequence[RenderedView], *, seed: int = 0, height: int = 240) -> Picture:
-    """A row per view: photo, rendered colour, PCA of rendered features in shared colours.
-
-    Args:
-        views: At least one.
-        seed: Of the PCA's row sample.
-        height: Of each picture in pixels.
-
-    Returns:
-        ``[H, W, 3]`` uint8.
-    """
-    basis = viz.fit_pca([torch.cat([view.features.flatten(0, 1) for view in views])], seed=seed)
-    rows = []
-    for view in views:
-        tall, wide = view.rgb.shape[:2]
-        row = [] if view.photo is None else [Panel("photo", viz.to_uint8(view.photo))]
-        row.append(Panel("rendered", viz.to_uint8(view.rgb)))
-        row.append(Panel("features: PCA", enlarge(basis(view.features), wide, tall)))
-        rows.append(row)
-    return viz.contact_sheet(rows, height=height, titles=[view.name for view in views])
 
 
 def viz_images(
@@ -173,20 +131,18 @@ def viz_subject(
     base_given: bool = False,
     device: str = "auto",
     seed: int = 0,
-    captures: Path | None = None,
     on_event: OnEvent = ignore,
 ) -> list[Path]:
     """``viz_images`` of whatever the user named.
 
     Args:
-        subject: A picture, a folder, a capture, or a ``.f3d`` scene (its held-out photos).
+        subject: A picture, a folder of pictures, or a capture.
         settings: Of the verb.
-        workspace: Remembers captures and models.
+        workspace: Where models are looked for by name.
         out: A ``.png`` file for one photo, otherwise a directory.
         base_given: Whether the user chose the base; otherwise the tuned model's record names it.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Of the fit.
-        captures: Where a scene's photos lie, if they were moved.
         on_event: Progress listener.
 
     Raises:
@@ -194,10 +150,7 @@ def viz_subject(
     """
     home = Workspace(workspace)
     target = str(resolve_device(device))
-    if subject.suffix.lower() == ".f3d":
-        photos = photos_of_scene(subject, home, captures)
-    else:
-        photos = photos_of_path(subject)
+    photos = photos_of_path(subject)
     if out.suffix.lower() == ".png" and len(photos.paths) > 1:
         raise SettingsError(
             f"{len(photos.paths)} pictures do not fit into one file", where=f"--out {out}",

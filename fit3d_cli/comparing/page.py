@@ -10,6 +10,7 @@ from typing import Any
 
 from fit3d_cli import __version__
 from fit3d_cli.comparing import sections
+from fit3d_cli.comparing.cards import picture_card
 from fit3d_cli.comparing.html import Markup, el, inline, json_block, render, without_paths
 from fit3d_cli.comparing.pictures import FeaturePicture
 from fit3d_cli.comparing.verdict import summary_rows
@@ -140,7 +141,7 @@ def _within_budget(
     cards: list[Markup] = []
     size = 0
     for picture in pictures:
-        card = sections.picture_card(picture)
+        card = picture_card(picture)
         size += len(card.text)
         if size > MAX_BYTES:
             return cards, len(pictures) - len(cards)

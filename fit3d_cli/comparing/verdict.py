@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fit3d_cli.comparing.intervals import Interval, paired_bootstrap
+from fit3d_cli.comparing.metrics import HEADLINES, RELATIVES, TASKS, Metric, metric, number, signed
 from fit3d_cli.report import Report, Row
 
 Outcome = Literal["better", "worse", "within noise", "equal", "no interval"]
@@ -15,53 +16,6 @@ Outcome = Literal["better", "worse", "within noise", "equal", "no interval"]
 # With fewer pairs even a unanimous result happens by chance more often than one time in twenty
 # (sign test: 2 / 2**5 = 0.06).
 MIN_IMAGES = 6
-
-TASKS = {
-    "seg": "Segmentation",
-    "depth": "Depth",
-    "corr": "Correspondence",
-    "normals": "Surface normals",
-    "retrieval": "Retrieval",
-}
-
-_HIGHER = {
-    "miou": "mIoU", "iou": "IoU", "macc": "mean class accuracy", "acc": "accuracy",
-    "pixel_acc": "pixel accuracy", "accuracy": "accuracy", "aacc": "pixel accuracy",
-    "image_miou": "mIoU per image", "image_acc": "accuracy per image",
-    "d1": "δ < 1.25", "d2": "δ < 1.25²", "d3": "δ < 1.25³", "delta1": "δ < 1.25", "delta2": "δ < 1.25²", "delta3": "δ < 1.25³",
-    "psnr": "PSNR", "ssim": "SSIM", "cosine": "cosine", "map": "mAP", "pck": "PCK",
-    "recall": "recall", "auc": "AUC", "f1": "F1",
-}  # fmt: skip
-_LOWER = {
-    "rmse": "RMSE", "abs_rel": "abs. rel. error", "absrel": "abs. rel. error", "rel": "rel. error",
-    "sq_rel": "sq. rel. error", "log10": "log10 error", "log_rmse": "RMSE (log)",
-    "rmse_log": "RMSE (log)", "silog": "SILog", "mae": "mean abs. error", "l1": "L1", "l2": "L2",
-    "epe": "end-point error", "loss": "loss", "error": "error", "lpips": "LPIPS",
-}  # fmt: skip
-# Figures of a whole split have no value per image; these are their nearest per-image relatives.
-_RELATIVES = {"miou": "image_miou", "aacc": "image_acc", "acc": "image_acc"}
-# The figure that a task is judged by, the first one that was measured.
-_HEADLINES = ("miou", "rmse", "recall", "pck", "d1", "delta1", "abs_rel", "acc", "map")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is named and read.
-
-    Attributes:
-        name: As in the report.
-        label: For people.
-        higher_is_better: None when unknown; such a metric is shown but never judged.
-    """
-
-    name: str
-    label: str
-    higher_is_better: bool | None
-
-    @property
-    def arrow(self) -> str:
-        """↑ when more is better, ↓ when less is better, empty when unknown."""
-        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
 
 @dataclass(frozen=True)
@@ -111,22 +65,10 @@ class Comparison:
         return "better" if self.gain > 0 else "worse"
 
 
-def metric(name: str) -> Metric:
-    """Label and direction of a metric, by its name or the part of it before ``@`` or ``_``."""
-    lower = name.lower()
-    stem = lower.split("@")[0]
-    for candidate in (lower, stem, stem.rsplit("_", 1)[0], stem.split("_", 1)[0]):
-        for table, higher in ((_HIGHER, True), (_LOWER, False)):
-            if candidate in table:
-                suffix = name[len(candidate) :].replace("_", " ").strip()
-                return Metric(name, f"{table[candidate]} {suffix}".strip(), higher)
-    return Metric(name, name.replace("_", " "), None)
-
-
 def headline(report: Report) -> Metric | None:
     """The metric a report is judged by; None when none has a known direction."""
     names = [name for name in report.rows[0].metrics] if report.rows else []
-    for wanted in _HEADLINES:
+    for wanted in HEADLINES:
         for name in names:
             if name.lower().split("@")[0] == wanted:
                 return metric(name)
@@ -149,7 +91,7 @@ def comparisons(report: Report, *, seed: int = 0) -> list[Comparison]:
         for name, value in row.metrics.items():
             if name not in base.metrics:
                 continue
-            used = name if name in row.samples else _RELATIVES.get(name, name)
+            used = name if name in row.samples else RELATIVES.get(name, name)
             found.append(
                 Comparison(
                     metric(name),
@@ -287,29 +229,6 @@ def tally(reports: Sequence[Report], model: str, *, seed: int = 0) -> str:
     ]
     total = len(outcomes)
     return f"{model} against base, {total} {'task' if total == 1 else 'tasks'}: {', '.join(parts)}."
-
-
-def number(value: float) -> str:
-    """Three to four significant digits."""
-    if not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:.0f}"
-    if size >= 100:
-        return f"{value:.1f}"
-    if size >= 10:
-        return f"{value:.2f}"
-    return f"{value:.3f}" if size >= 0.1 else f"{value:.4f}" if size >= 0.001 else f"{value:.1e}"
-
-
-def signed(value: float) -> str:
-    """``number`` with its sign, a true minus."""
-    if not math.isfinite(value):
-        return "–"
-    return f"{'−' if value < 0 else '+' if value > 0 else ''}{number(abs(value))}"
 
 
 def _finite(value: float | None) -> float | None:

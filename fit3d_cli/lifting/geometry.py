@@ -76,9 +76,10 @@ class GeometryFit:
         )
 
     def _rate(self, key: str) -> float:
+        """The present learning rate of a parameter."""
         if key == "means":
             progress = self.step / max(1, self.settings.iterations)
-            rate = self.settings.lr_means * self.extent * _MEANS_DECAY**progress
+            rate = self.settings.lr_means * self.extent * float(_MEANS_DECAY**progress)
         else:
             rate = _RATES[key]
         return rate * self.settings.lr_scale
@@ -109,18 +110,28 @@ class GeometryFit:
 
     def gaussians(self) -> Gaussians:
         """The present Gaussians, without those that are transparent or not finite."""
-        values = {key: value.detach() for key, value in self.params.items()}
-        opacities = values["opacities"].sigmoid()
-        keep = opacities > _PRUNE_OPACITY
-        for key in ("means", "scales", "quats"):
-            keep &= torch.isfinite(values[key]).all(-1)
+        gaussians = self._activated()
+        keep = gaussians.opacities > _PRUNE_OPACITY
+        for values in (gaussians.means, gaussians.scales, gaussians.quats):
+            keep &= torch.isfinite(values).all(-1)
+        kept = gaussians.select(keep)
         return Gaussians(
-            values["means"],
-            torch.nn.functional.normalize(values["quats"], dim=-1),
-            values["scales"].exp(),
-            opacities,
-            torch.cat([values["sh0"], values["shN"]], dim=1),
-        ).select(keep)
+            kept.means.detach(),
+            torch.nn.functional.normalize(kept.quats.detach(), dim=-1),
+            kept.scales.detach(),
+            kept.opacities.detach(),
+            kept.sh.detach(),
+        )
+
+    def _activated(self) -> Gaussians:
+        """The parameters as Gaussians, part of the autograd graph."""
+        return Gaussians(
+            self.params["means"],
+            self.params["quats"],
+            self.params["scales"].exp(),
+            self.params["opacities"].sigmoid(),
+            torch.cat([self.params["sh0"], self.params["shN"]], dim=1),
+        )
 
     def _advance(self) -> float:
         """One step on one view; returns the loss."""
@@ -133,11 +144,7 @@ class GeometryFit:
         for key, optimizer in self.optimizers.items():
             optimizer.param_groups[0]["lr"] = self._rate(key)
         rendering = render_gaussians(
-            self.params["means"],
-            self.params["quats"],
-            self.params["scales"].exp(),
-            self.params["opacities"].sigmoid(),
-            torch.cat([self.params["sh0"], self.params["shN"]], dim=1),
+            self._activated(),
             camera.viewmats[0],
             camera.Ks[0],
             width,
@@ -149,7 +156,7 @@ class GeometryFit:
         if depth is not None and self.settings.depth_weight > 0:
             usable = torch.where(mask, depth, torch.zeros_like(depth))
             loss = loss + self.settings.depth_weight * depth_loss(
-                rendering.accumulated_depth, rendering.alphas, usable, self.depth_scale
+                rendering.weighted_depth, rendering.alphas, usable, self.depth_scale
             )
         self.densifier.before_backward(self.params, self.optimizers, self.step, rendering)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -221,10 +228,8 @@ def heldout_psnr(gaussians: Gaussians, frames: Frames, views: list[int]) -> dict
         camera = frames.cameras[index]
         with torch.no_grad():
             rendering = render_gaussians(
-                gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities,
-                gaussians.sh, camera.viewmats[0], camera.Ks[0], *frames.size(index),
-                sh_degree=gaussians.sh_degree,
-            )  # fmt: skip
+                gaussians, camera.viewmats[0], camera.Ks[0], *frames.size(index)
+            )
         photo, mask = frames.image(index), frames.masks[index]
         ratios.append(psnr(rendering.rgb, photo, mask))
         similarity = ssim_map(rendering.rgb.clamp(0, 1), photo).mean(0)[mask]

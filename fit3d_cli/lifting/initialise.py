@@ -64,7 +64,8 @@ def backproject(camera: Cameras, pixels: Tensor, depth: Tensor) -> Tensor:
     homogeneous = torch.cat([pixels, torch.ones(len(pixels), 1, dtype=torch.float64)], 1)
     rays = homogeneous @ torch.linalg.inv(camera.Ks[0]).T
     camtoworld = camera.camtoworlds[0]
-    return (rays * depth[:, None]) @ camtoworld[:3, :3].T + camtoworld[:3, 3]
+    points: Tensor = (rays * depth[:, None]) @ camtoworld[:3, :3].T + camtoworld[:3, 3]
+    return points
 
 
 def random_points(
@@ -186,4 +187,5 @@ def _voxels(points: Tensor, low: Tensor, size: float) -> Tensor:
     """Index of each point's voxel among the occupied voxels, ``[M]`` int64."""
     cells = ((points - low) / size).floor().clamp_max(2**20).to(torch.int64)
     flat = (cells[:, 0] * (2**21) + cells[:, 1]) * (2**21) + cells[:, 2]
-    return torch.unique(flat, return_inverse=True)[1]
+    inverse: Tensor = torch.unique(flat, return_inverse=True)[1]
+    return inverse

@@ -47,6 +47,12 @@ from fit3d_cli.workspace import Workspace
 # Raised whenever the same settings would give other bytes; part of every content digest.
 ALGORITHM = 1
 
+# Paths of this machine: digests of the files stand in their place. The rest changes no result.
+_OFF_THE_RECORD = {
+    "backbone": {"weights", "batch"},
+    "geometry": {"ply", "checkpoint_every"},
+}
+
 
 @dataclass(frozen=True)
 class LiftResult:
@@ -107,6 +113,7 @@ def lift_captures(
     backbone = load_backbone(
         settings.backbone.name, weights=settings.backbone.weights, device=target
     )
+    place.remember_backbone(backbone.weights_sha256, settings.backbone.weights)
     results = []
     for root, name in zip(roots, names, strict=True):
         began = time.monotonic()
@@ -148,7 +155,7 @@ def _lift_one(
     capture = spread(read_capture(root, settings.reader, name), settings.max_views)
     digest = capture_digest(capture)
     plan = _digest(
-        digest, settings.model_dump(mode="json", exclude={"backbone": {"weights", "batch"}}),
+        digest, settings.model_dump(mode="json", exclude=_OFF_THE_RECORD),
         backbone.identity, seed, settings.geometry.ply and storage.sha256_file(
             Path(settings.geometry.ply)),
     )  # fmt: skip
@@ -257,8 +264,7 @@ def _make_scene(
             "settings": settings.model_dump(
                 mode="json",
                 exclude_defaults=True,
-                # Paths of this machine stay out; the weights' digest stands in their place.
-                exclude={"backbone": {"weights"}, "geometry": {"ply"}},
+                exclude=_OFF_THE_RECORD,
             ),
         },
     )
@@ -278,7 +284,8 @@ def _fit(
     name = capture.name
     frames = load_frames(capture, settings.geometry.width, on_event, stage=f"{name}: photos")
     key = _digest(
-        "geometry", digest, train, seed, settings.geometry.model_dump(mode="json"),
+        "geometry", digest, train, seed,
+        settings.geometry.model_dump(mode="json", exclude=_OFF_THE_RECORD["geometry"]),
         settings.geometry.ply and storage.sha256_file(Path(settings.geometry.ply)),
     )  # fmt: skip
     state = place.cache_dir / "geometry" / f"{key}.safetensors"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from fit3d_cli.decoders import Decoder
 from fit3d_cli.device import seeded
@@ -20,22 +19,7 @@ from fit3d_cli.lifting.features import Lifted
 from fit3d_cli.lifting.solve import fit_basis
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import FeatureSettings
-from fit3d_cli.splat.rasterize import ViewWeights, view_weights
-
-
-class _Blend(torch.autograd.Function):
-    """``W f`` with the gradient ``W^T g``; W is constant."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, features: Tensor, weights: ViewWeights) -> Tensor:
-        ctx.weights = weights  # type: ignore[attr-defined]
-        return weights.apply(features)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None]:
-        weights: ViewWeights = ctx.weights  # type: ignore[attr-defined]
-        return weights.apply_t(upstream.contiguous()), None
+from fit3d_cli.splat.rasterize import view_weights
 
 
 def lift_by_adam(
@@ -77,7 +61,7 @@ def lift_by_adam(
         target = torch.nn.functional.interpolate(
             tokens[index].float().permute(2, 0, 1)[None], (height, width), mode="bilinear"
         )
-        rendered = _Blend.apply(features, weights)
+        rendered = weights.apply(features)
         decoded = decoder(rendered.permute(2, 0, 1)[None])
         loss = (decoded - target).abs().mean()
         loss.backward()

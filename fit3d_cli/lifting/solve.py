@@ -2,8 +2,8 @@
 
 With frozen geometry the rendered token map of view v is linear in the features: ``A_v f``, where
 ``A_v`` holds the blending weights pooled over each token's patch. Lifting is the least-squares
-problem ``min_f sum_v |A_v f - Y_v|^2`` for the codes ``Y_v = (tokens_v - mean) basis``; nothing here
-needs a learning rate.
+problem ``min_f sum_v |A_v f - Y_v|^2`` for the codes ``Y_v = (tokens_v - mean) basis``; nothing
+here needs a learning rate.
 
 Names: D = diag(sum_v A_v^T 1) is the column weight of each Gaussian.
 """

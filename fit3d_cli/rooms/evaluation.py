@@ -76,9 +76,8 @@ def _patches(
     encode: Callable[[Tensor], Tensor], samples: Samples, patch: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens ``[M, D]`` float64, majority labels ``[M]`` and mean depths ``[M]`` of all patches."""
-    tokens = torch.cat([
-        encode((batch.to(torch.float32) / 255 - 0.5) / 0.5) for batch in samples.images.split(16)
-    ])  # fmt: skip
+    batches = torch.split(samples.images, 16)
+    tokens = torch.cat([encode((batch.to(torch.float32) / 255 - 0.5) / 0.5) for batch in batches])
     count, height, width = samples.labels.shape
     rows, columns = height // patch, width // patch
     check_dims(tokens=(tokens, f"{count} {rows * columns} D"))

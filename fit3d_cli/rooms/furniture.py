@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from fit3d_cli.rooms.objects import plant, tabletop, vessel
+from fit3d_cli.rooms.objects import tabletop, vessel
 from fit3d_cli.rooms.palette import BOOKS, SOFT, WHITE, Palette, fabric, srgb
 from fit3d_cli.rooms.pieces import LABEL, Piece
-from fit3d_cli.rooms.primitives import Material, Solid
+from fit3d_cli.rooms.primitives import Material
 
 
 def _legs(piece: Piece, w: float, d: float, h: float, thick: float, m: Material) -> None:
     slim = piece.label == LABEL["table"] and thick < 0.05
-    for x in (-1, 1):
-        for y in (-1, 1):
+    for x in (-1.0, 1.0):
+        for y in (-1.0, 1.0):
             at = (x * (w / 2 - thick), y * (d / 2 - thick))
             if slim:
                 piece.round((*at, 0), thick * 0.4, h, m, top=thick * 0.6)
@@ -73,15 +73,15 @@ def sofa(rng: random.Random, palette: Palette) -> Piece:
     base = replace(cloth, seed=cloth.seed + 1)
     piece.box((0, 0, 0.22), (w - 0.1, d - 0.04, 0.24), base, bevel=0.03)
     piece.box((0, -d / 2 + 0.1, 0.55), (w - 0.1, 0.2, 0.62), base, pitch=0.1, bevel=0.07)
-    for x in (-1, 1):
+    for x in (-1.0, 1.0):
         piece.box((x * (w / 2 - 0.1), 0, 0.36), (0.2, d, 0.52), base, bevel=0.07)
-        for y in (-1, 1):
+        for y in (-1.0, 1.0):
             piece.round((x * (w / 2 - 0.1), y * (d / 2 - 0.1), 0), 0.025, 0.1, palette.wood)
     for k in range(seats):
         x = 0.62 * (k - (seats - 1) / 2)
         piece.box((x, 0.07, 0.4), (0.6, d - 0.2, 0.16), cloth, bevel=0.06)
         piece.box((x, -0.2, 0.64), (0.58, 0.16, 0.4), cloth, pitch=0.2, bevel=0.06)
-    for x in (-1, 1)[: rng.choice((0, 1, 2))]:
+    for x in (-1.0, 1.0)[: rng.choice((0, 1, 2))]:
         pillow = fabric(rng, rng.choice(palette.accents))
         at = (x * (0.31 * seats - 0.2), -0.02, 0.64)
         piece.blob(at, (0.21, 0.09, 0.19), pillow, pitch=0.35, yaw=-0.35 * x)
@@ -119,7 +119,7 @@ def shelf(rng: random.Random, palette: Palette) -> Piece:
     rows = round(h / 0.38)
     step = (h - 0.06) / rows
     piece.box((0, -d / 2 + 0.01, h / 2), (w, 0.02, h), board, bevel=0)
-    for x in (-1, 1):
+    for x in (-1.0, 1.0):
         piece.box((x * (w / 2 - 0.015), 0, h / 2), (0.03, d, h), board, bevel=0.006)
     for row in range(rows + 1):
         piece.box((0, 0, 0.05 + row * step - 0.015), (w - 0.05, d, 0.03), board, bevel=0.006)

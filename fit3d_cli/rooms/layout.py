@@ -11,8 +11,14 @@ import numpy as np
 from fit3d_cli.rooms.furniture import bed, chair, floor_lamp, shelf, sofa, table
 from fit3d_cli.rooms.objects import floor_clutter, plant, rug, tabletop
 from fit3d_cli.rooms.openings import Wall, add_door, add_picture, add_window
-from fit3d_cli.rooms.palette import WHITE, Palette, draw_palette, floor_material, srgb
-from fit3d_cli.rooms.palette import wall_materials
+from fit3d_cli.rooms.palette import (
+    WHITE,
+    Palette,
+    draw_palette,
+    floor_material,
+    srgb,
+    wall_materials,
+)
 from fit3d_cli.rooms.pieces import LABEL, Piece
 from fit3d_cli.rooms.primitives import Array, Color, Material, Solid, yaw_matrix
 
@@ -92,9 +98,8 @@ def generate_room(seed: int) -> Room:
         height = rng.uniform(0.45, 0.8)
         direction = np.array([math.cos(yaw), math.sin(yaw), math.tan(height)])
         sun = Sun(direction / np.linalg.norm(direction), pane, (2.6, 2.3, 1.8))
-    orbit = (rng.uniform(0, math.tau), rng.choice((-1.0, 1.0))) + tuple(
-        rng.uniform(0, math.tau) for _ in range(4)
-    )
+    start, direction_of_walk = rng.uniform(0, math.tau), rng.choice((-1.0, 1.0))
+    orbit = (start, direction_of_walk, *(rng.uniform(0, math.tau) for _ in range(4)))
     items = (tuple(plan.shell.solids), *(tuple(item) for item in plan.items))
     return Room(seed, size, items, tuple(plan.lights), sun, orbit)
 
@@ -228,16 +233,15 @@ class _Plan:
         for _ in range(rng.choice((1, 2, 2))):
             at = (rng.uniform(-0.3, 0.3) * w, rng.uniform(-0.25, 0.25) * d, h)
             group.add(tabletop(rng, palette), at, rng.uniform(-1, 1))
-        around = [(0, -1, 0.0), (0, 1, math.pi), (-1, 0, -math.pi / 2), (1, 0, math.pi / 2)]
+        quarter = math.pi / 2
+        around = [(0.0, -1.0, 0.0), (0.0, 1.0, math.pi), (-1.0, 0.0, -quarter), (1.0, 0.0, quarter)]
         for x, y, yaw in rng.sample(around, rng.choice((2, 3, 4)) if dining else 1):
             gap = rng.uniform(0.05, 0.25) + (0 if dining else 0.3)
             at = (x * (w / 2 + gap), y * (d / 2 + gap), 0)
             group.add(chair(rng, palette), at, yaw + rng.uniform(-0.25, 0.25))
         group.size = (w + 1.0, d + 1.0, h)
-        shifts = [(0.0, 0.0)] + [
-            (rng.uniform(-0.9, 0.9), rng.uniform(-0.7, 0.7)) for _ in range(30)
-        ]
-        for x, y in shifts:
+        shifts = [(rng.uniform(-0.9, 0.9), rng.uniform(-0.7, 0.7)) for _ in range(30)]
+        for x, y in [(0.0, 0.0), *shifts]:
             rect = _Rect(x, y, group.size[0] / 2, group.size[1] / 2)
             if self._free(rect, 0.0):
                 self.taken.append(rect)

@@ -80,8 +80,8 @@ def _visible(
 ) -> tuple[Array, Array]:
     """Depth ``[H, W]`` and index ``[H, W]`` of the nearest solid along each ray."""
     rays = _directions(pose, K, width, height, dtype)
-    origin = pose[:3, 3].astype(dtype)
-    depth = np.full((height, width), np.inf, dtype)
+    origin: Array = pose[:3, 3].astype(dtype)
+    depth: Array = np.full((height, width), np.inf, dtype)
     index = np.zeros((height, width), np.int64)
     for number, solid in enumerate(solids):
         window = _window(solid, pose, K, width, height)
@@ -143,4 +143,5 @@ def _shade(
         normals[rows], flats[rows] = smooth @ turn, flat @ turn
         glow[rows] = solid.material.glow
     incoming = irradiance(room, Surface.of(points, normals, flats, groups, slots))
-    return base * (incoming * (1 - 0.7 * glow) + 1.3 * glow)
+    radiance: Array = base * (incoming * (1 - 0.7 * glow) + 1.3 * glow)
+    return radiance

@@ -73,6 +73,11 @@ def _mix(first: tuple[float, ...], second: tuple[float, ...], t: Array) -> Array
     return result
 
 
+def _over(base: Array, color: tuple[float, ...], t: Array) -> Array:
+    result: Array = base + (np.asarray(color, base.dtype) - base) * t[:, None]
+    return result
+
+
 def _tint(color: tuple[float, ...], gain: Array) -> Array:
     result: Array = np.asarray(color, gain.dtype) * gain[:, None]
     return result
@@ -136,7 +141,7 @@ def _brick(m: Material, p: Array, half: Array, uv: UV, st: UV) -> Array:
     rough = _noise(m.seed + 1, u / 0.05, v / 0.05)
     base = _mix(m.colors[0], m.colors[1], np.clip(tone * 0.8 + rough * 0.2, 0, 1))
     mortar = np.maximum(_gap(v, height, 0.014), _gap(shifted, m.scale, 0.014))
-    return base + (np.asarray(m.colors[2], p.dtype) - base) * mortar[:, None]
+    return _over(base, m.colors[2], mortar)
 
 
 def _stripes(m: Material, p: Array, half: Array, uv: UV, st: UV) -> Array:
@@ -172,7 +177,7 @@ def _wallpaper(m: Material, p: Array, half: Array, uv: UV, st: UV) -> Array:
     board = np.clip(1 - 0.3 * _gap(uv[0], 0.22, 0.012), 0, 1)
     base = _mix(m.colors[0], m.colors[1], low) * np.where(low > 0.5, board, 1)[:, None]
     base = base * (0.96 + 0.08 * _noise(m.seed, uv[0] / 0.4, uv[1] / 0.4))[:, None]
-    return base + (np.asarray(m.colors[2], p.dtype) - base) * rail[:, None]
+    return _over(base, m.colors[2], rail)
 
 
 def _books(m: Material, p: Array, half: Array, uv: UV, st: UV) -> Array:
@@ -193,8 +198,9 @@ def _rug(m: Material, p: Array, half: Array, uv: UV, st: UV) -> Array:
     diamond = np.abs(u % 1 - 0.5) + np.abs(v % 1 - 0.5)
     base = _mix(m.colors[0], m.colors[1], np.clip((diamond - 0.4) * 10, 0, 1))
     border = np.clip(1.5 - np.abs(edge - 0.14) / 0.035, 0, 1)
-    base = base + (np.asarray(m.colors[2], p.dtype) - base) * border[:, None]
-    return base * (0.88 + 0.24 * _noise(m.seed, p[:, 0] / 0.05, p[:, 1] / 0.05))[:, None]
+    base = _over(base, m.colors[2], border)
+    pile = _noise(m.seed, p[:, 0] / 0.05, p[:, 1] / 0.05)
+    return base * (0.88 + 0.24 * pile)[:, None]
 
 
 def _painting(m: Material, p: Array, half: Array, uv: UV, st: UV) -> Array:
@@ -227,7 +233,7 @@ def _painting(m: Material, p: Array, half: Array, uv: UV, st: UV) -> Array:
 
 def _sky(m: Material, p: Array, half: Array, uv: UV, st: UV) -> Array:
     """What lies outside a window: sky, clouds, a tree line."""
-    s, t = st
+    t = st[1]
     base = _mix(m.colors[1], m.colors[0], np.clip(0.5 + 0.5 * t, 0, 1))
     cloud = np.clip(_noise(m.seed, uv[0] / 0.3, uv[1] / 0.14) * 2.4 - 1.3, 0, 1)
     base = base + (1 - base) * (0.8 * cloud)[:, None]

@@ -11,7 +11,7 @@ from torch import Tensor
 from fit3d_cli.device import thread_count
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.shapes import check_dims
-from fit3d_cli.splat import kernel, reference
+from fit3d_cli.splat import kernel, matrix, reference
 from fit3d_cli.splat.view import EPS2D, FAR_PLANE, NEAR_PLANE, View
 from fit3d_cli.splat.weights import TokenWeights, ViewWeights, view_weights
 
@@ -181,8 +181,11 @@ def _project(
     threads: int | None,
 ) -> reference.Projected:
     check_dims(
-        means=(means, "N 3"), quats=(quats, "N 4"), scales=(scales, "N 3"), opacities=(opacities, "N")
-    )  # fmt: skip
+        means=(means, "N 3"),
+        quats=(quats, "N 4"),
+        scales=(scales, "N 3"),
+        opacities=(opacities, "N"),
+    )
     if backend == "reference":
         return reference.project(means, quats, scales, opacities, view.to(means.dtype))
     if backend != "cpu":
@@ -212,7 +215,7 @@ def _blend(
         image = (dense.weights @ values).reshape(height, width, -1)
         alphas = 1 - dense.transmittance.reshape(height, width)
     else:
-        image, alphas = kernel.Blend.apply(  # type: ignore[no-untyped-call]
+        image, alphas = matrix.Blend.apply(  # type: ignore[no-untyped-call]
             projected.means2d, projected.conics, projected.depths, projected.radii, opacities,
             values, width, height, threads or thread_count(),
         )  # fmt: skip

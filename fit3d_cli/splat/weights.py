@@ -11,7 +11,7 @@ from torch import Tensor
 from fit3d_cli.device import thread_count
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.shapes import check_dims
-from fit3d_cli.splat import kernel
+from fit3d_cli.splat import kernel, matrix
 from fit3d_cli.splat.view import EPS2D, FAR_PLANE, NEAR_PLANE, View
 
 PoolMode = Literal["box", "tent"]
@@ -22,11 +22,13 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, operator: ViewWeights | TokenWeights) -> Tensor:
+        """See the class."""
         ctx.operator = operator
         return operator._forward(kernel.checked("features", features))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """The adjoint."""
         return ctx.operator.apply_t(grads[0]), None
 
 
@@ -78,7 +80,7 @@ class TokenWeights:
                 torch.empty(self.nnz, dtype=torch.int32),
                 torch.empty(self.nnz),
             )
-            kernel.csr_transpose(self.row_offsets, self.cols, self.vals, *cached)
+            matrix.csr_transpose(self.row_offsets, self.cols, self.vals, *cached)
             self.__dict__["_transposed"] = cached  # computed once; the value never changes
         return cached
 
@@ -92,12 +94,12 @@ class TokenWeights:
         dim = check_dims(maps=(maps, f"{self.h} {self.w} D"))["D"]
         flat = kernel.checked("maps", maps).view(self.h * self.w, dim)
         threads = self.threads or thread_count()
-        return kernel.csr_apply(*self.transposed(), flat, threads)
+        return matrix.csr_apply(*self.transposed(), flat, threads)
 
     def _forward(self, features: Tensor) -> Tensor:
         check_dims(features=(features, f"{self.count} D"))
         threads = self.threads or thread_count()
-        out = kernel.csr_apply(self.row_offsets, self.cols, self.vals, features, threads)
+        out = matrix.csr_apply(self.row_offsets, self.cols, self.vals, features, threads)
         return out.view(self.h, self.w, -1)
 
 
@@ -110,7 +112,7 @@ class ViewWeights:
         threads: CPU threads, None for torch's setting.
     """
 
-    weights: kernel.Weights
+    weights: matrix.Weights
     threads: int | None = None
 
     @property
@@ -121,7 +123,7 @@ class ViewWeights:
     @property
     def nnz(self) -> int:
         """Stored lanes of W: an upper bound of its non-zeros."""
-        return int(self.weights.group_counts.sum()) * kernel.LANES
+        return int(self.weights.group_counts.sum()) * matrix.LANES
 
     def apply(self, features: Tensor) -> Tensor:
         """``[H, W, D]``: W times ``features [N, D]``. Differentiable in the features."""
@@ -131,7 +133,7 @@ class ViewWeights:
     def apply_t(self, maps: Tensor) -> Tensor:
         """``[N, D]``: W transposed times ``maps [H, W, D]``."""
         threads = self.threads or thread_count()
-        return kernel.apply_t(self.weights, kernel.checked("maps", maps), threads)
+        return matrix.apply_t(self.weights, kernel.checked("maps", maps), threads)
 
     def pool(self, h: int, w: int, mode: PoolMode = "tent") -> TokenWeights:
         """W pooled onto a token grid; the kernel of every token sums to one.
@@ -151,11 +153,11 @@ class ViewWeights:
         if mode == "box" and (height % h or width % w):
             raise ValueError(f"box pooling: {height} x {width} is no multiple of {h} x {w}")
         threads = self.threads or thread_count()
-        offsets, cols, vals = kernel.pool(self.weights, h, w, mode == "tent", threads)
+        offsets, cols, vals = matrix.pool(self.weights, h, w, mode == "tent", threads)
         return TokenWeights(h, w, self.weights.count, offsets, cols, vals, self.threads)
 
     def _forward(self, features: Tensor) -> Tensor:
-        return kernel.apply(self.weights, features, self.threads or thread_count())
+        return matrix.apply(self.weights, features, self.threads or thread_count())
 
 
 def view_weights(
@@ -194,5 +196,5 @@ def view_weights(
         view,
         count,
     )
-    built = kernel.build_weights(means2d, conics, depths, radii, opacities, width, height, count)
+    built = matrix.build_weights(means2d, conics, depths, radii, opacities, width, height, count)
     return ViewWeights(built, threads)

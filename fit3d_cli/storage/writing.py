@@ -36,8 +36,8 @@ def write_bytes(
         overwrite: False refuses to replace an existing file, without a race.
 
     Raises:
-        StorageError: Nothing was published: the previous file, if any, is intact and the
-            temporary file is gone.
+        StorageError: The previous file, if any, is intact and the temporary file is gone. Only
+            when the last step fails, forcing the directory to disk, is the new file there, whole.
     """
     pieces = [data] if isinstance(data, bytes) else data
     size = sum(map(_length, pieces)) if isinstance(pieces, (list, tuple)) else None

@@ -59,10 +59,10 @@ def fit_pca(
 ) -> PcaBasis:
     """Fit one basis to all features that are going to be looked at together.
 
-    Each group (all maps of one model) is centred on its own mean to find the components: the
+    Each group (all maps of one model) is centred on its own middle to find the components: the
     colours then show what varies *within* the pictures, and a constant offset between two models
     cannot take a component for itself. The projection has one common origin and range, so an
-    offset is still seen as what it is, a change of tint. Rows far from their mean (the few
+    offset is still seen as what it is, a change of tint. Rows far from it (the few
     high-norm artefact tokens of plain ViTs) are shortened to twice the median distance for it.
 
     Channels must correspond between the groups, as they do for a backbone and its tuned copy.
@@ -85,7 +85,7 @@ def fit_pca(
         raise ValueError("fit_pca needs at least one finite feature in every group")
     channels = rows[0].shape[1]
     check_dims(**{f"group{i}": (group, f"* {channels}") for i, group in enumerate(rows)})
-    centred = torch.cat([_shorten(group - group.mean(0)) for group in rows])
+    centred = torch.cat([_centred(group) for group in rows])
     scatter = centred.T @ centred / len(centred)
     components = torch.linalg.eigh(scatter).eigenvectors.flip(1)[:, :k]
     if components.shape[1] < k:
@@ -110,9 +110,11 @@ def _rows(group: Tensor, seed: int) -> Tensor:
     return rows[torch.isfinite(rows).all(1)]
 
 
-def _shorten(centred: Tensor) -> Tensor:
-    """Rows shortened to at most twice the median length."""
+def _centred(rows: Tensor) -> Tensor:
+    """Rows around their middle, outliers shortened to twice the median distance."""
+    # One giant token moves a mean as far as it likes, but not a median.
+    centred = rows - rows.median(0).values
     lengths = centred.norm(dim=1, keepdim=True)
     limit = 2 * lengths.median()
     shortened: Tensor = centred * (limit / lengths.clamp(min=1e-12)).clamp(max=1)
-    return shortened
+    return shortened - shortened.mean(0)

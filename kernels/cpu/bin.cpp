@@ -13,7 +13,7 @@ constexpr int64_t kBlock = 512;  // Gaussians per work item
 // ellipse meets, testing pixel centres.
 template <class Visit>
 void visit_tiles(const float* splat, int width, int height, Visit visit) {
-  const Ellipse e = make_ellipse(splat);
+  const Ellipse e = ellipse_of(splat);
   const int columns = tile_count(width), rows = tile_count(height);
   const float top = e.my - e.y_reach - e.slack - 0.5f, bottom = e.my + e.y_reach + e.slack - 0.5f;
   const int first = static_cast<int>(fmaxf(top, 0.0f)) / kTile;

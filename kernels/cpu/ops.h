@@ -40,22 +40,22 @@ void bin_fill(int64_t visible, const int32_t* order, const float* splats,
 // --- blend_*.cpp: one table per instruction set ------------------------------------------------
 struct Lists {  // what bin made
   int width, height;
-  const float* splats;          // [N, 8]
+  const float* splats;          // [N, 16]
   const int64_t* tile_offsets;  // [T + 1]
   const int32_t* tile_ids;      // [E] Gaussian of each list item
   const int32_t* tile_pairs;    // [E] pair of each list item
 };
 struct Weights {                 // the matrix W, kernels/README.md "layout of W"
-  const int64_t* group_offsets;  // [32 T + 1]
+  const int64_t* group_offsets;  // [32 T]
   const int32_t* group_counts;   // [32 T]
   const int32_t* slots;          // [M] position in the tile's list
   const float* weights;          // [M, 8]
 };
 struct BlendOps {
-  void (*weights_count)(const Lists&, uint32_t* masks, int64_t* group_sizes, int threads);
-  void (*weights_fill)(const Lists&, const uint32_t* masks, const int64_t* group_offsets,
-                       int32_t* group_counts, int32_t* slots, float* weights, float* transmittance,
-                       int threads);
+  void (*weights_count)(const Lists&, uint32_t* masks, int64_t* tile_sizes, int threads);
+  void (*weights_fill)(const Lists&, const uint32_t* masks, const int64_t* entry_offsets,
+                       int64_t* group_offsets, int32_t* group_counts, int32_t* slots,
+                       float* weights, float* transmittance, int threads);
   // scratch: [threads, longest tile list, 8]
   void (*apply)(const Lists&, const Weights&, int64_t dim, const float* values, float* out,
                 float* scratch, int64_t scratch_stride, int threads);

@@ -50,6 +50,12 @@ inline F8 reduce8(const F8* a) {
   const __m256 lo = _mm256_hadd_ps(s01, s23), hi = _mm256_hadd_ps(s45, s67);
   return {_mm256_add_ps(_mm256_permute2f128_ps(lo, hi, 0x20), _mm256_permute2f128_ps(lo, hi, 0x31))};
 }
+// Adds the sums of four vectors to p[0..3].
+inline void add4(float* p, const F8* a) {
+  const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a[0].v, a[1].v), _mm256_hadd_ps(a[2].v, a[3].v));
+  const __m128 sum = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+  _mm_storeu_ps(p, _mm_add_ps(_mm_loadu_ps(p), sum));
+}
 
 #else
 
@@ -93,6 +99,11 @@ inline F8 reduce8(const F8* a) {
     r.v[j] = ((a[j].v[0] + a[j].v[1]) + (a[j].v[2] + a[j].v[3])) +
              ((a[j].v[4] + a[j].v[5]) + (a[j].v[6] + a[j].v[7]));
   return r;
+}
+inline void add4(float* p, const F8* a) {
+  for (int j = 0; j < 4; ++j)
+    p[j] += ((a[j].v[0] + a[j].v[1]) + (a[j].v[2] + a[j].v[3])) +
+            ((a[j].v[4] + a[j].v[5]) + (a[j].v[6] + a[j].v[7]));
 }
 #undef F3D_EACH
 
