@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fit3d_cli import __version__
-from fit3d_cli.commands import doctor, export, finetune, info, lift, probe, render
+from fit3d_cli.commands import compare, doctor, export, finetune, info, lift, probe, render, viz
 from fit3d_cli.commands._options import common_callback, common_options
 from fit3d_cli.errors import EnvironmentFault, Fit3dError, SettingsError, StorageError
 
@@ -31,6 +31,8 @@ VERBS: tuple[Callable[..., None], ...] = (
     render.render,
     finetune.finetune,
     probe.probe,
+    compare.compare,
+    viz.viz,
     info.info,
     export.export,
     doctor.doctor,
@@ -61,7 +63,7 @@ def _root(
     given: dict[str, Any],
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Make 2D vision backbones 3D-aware: lift, render, finetune, probe.
+    """Make 2D vision backbones 3D-aware: lift, render, finetune, probe, compare.
 
     Common options may stand before or after the verb. Start with: fit3d doctor
     """

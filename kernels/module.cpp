@@ -216,7 +216,8 @@ NB_MODULE(_kernels, m) {
           const int row = with_values ? 16 : 8;
           blend_ops().blend_backward(lists.view(), weights.view(), dim, values.data(),
                                      v_out.data(), v_alphas.data(), transmittance.data(),
-                                     partials.data(), with_values, scratch.data(), threads);
+                                     partials.data(), with_values, scratch.data(), scratch.shape(1),
+                                     threads);
           reduce_moments(order.shape(0), order.data(), pair_offsets.data(), row, partials.data(),
                          lists.splats.data(), v_means2d.data(), v_conics.data(),
                          v_opacities.data(), threads);
@@ -251,12 +252,12 @@ NB_MODULE(_kernels, m) {
         "vals"_a.noconvert(), "threads"_a, Release());
 
   m.def("csr_apply",
-        [](Offsets offsets, Ids cols, Vec vals, Mat x, OutMat out, int threads) {
+        [](Offsets offsets, Ids cols, Vec vals, Mat x, bool add, OutMat out, int threads) {
           blend_ops().csr_apply(out.shape(0), offsets.data(), cols.data(), vals.data(), x.shape(1),
-                                x.data(), out.data(), threads);
+                                x.data(), add, out.data(), threads);
         },
         "offsets"_a.noconvert(), "cols"_a.noconvert(), "vals"_a.noconvert(), "x"_a.noconvert(),
-        "out"_a.noconvert(), "threads"_a, Release());
+        "add"_a, "out"_a.noconvert(), "threads"_a, Release());
 
   m.def("csr_transpose",
         [](Offsets offsets, Ids cols, Vec vals, Array<int64_t, -1> t_offsets,

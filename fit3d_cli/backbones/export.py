@@ -21,8 +21,8 @@ CARD_NAME = "README.md"
 SCHEMA = 1
 # What describes preprocessing and licence; where weights once came from is left out, so that
 # nobody is led to fetch others.
-_KEPT = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "license",
-         "first_conv", "classifier")  # fmt: skip
+_KEPT = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean",
+         "std", "license", "first_conv", "classifier")  # fmt: skip
 
 
 def write_model_directory(
@@ -78,7 +78,6 @@ def model_config(backbone: Backbone) -> dict[str, Any]:
             "tag": "fit3d",
             "custom_load": False,
             "num_classes": 0,
-            "fixed_input_size": False,
         },
     }
 

@@ -147,7 +147,8 @@ def _from_directory(directory: Path) -> _Recipe:
                            hint="install a newer timm")  # fmt: skip
     for key in ("num_classes", "dynamic_img_size"):
         arguments.pop(key, None)
-    allowed = ("mean", "std", "license", "tag", "classifier", "interpolation", "input_size")
+    allowed = ("mean", "std", "license", "tag", "classifier", "interpolation", "input_size",
+               "fixed_input_size")  # fmt: skip
     kept = {key: overlay[key] for key in allowed if key in overlay}
     tag = str(overlay.get("tag") or "")
     return _Recipe(

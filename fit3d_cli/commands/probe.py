@@ -16,7 +16,11 @@ def probe(
     task: Annotated[str, typer.Argument(metavar="TASK", show_default=False, help="seg or depth.")],
     dataset: Annotated[
         str,
-        typer.Argument(metavar="DATASET", show_default=False, help="E.g. camvid, ade20k, rooms."),
+        typer.Argument(
+            metavar="DATASET",
+            show_default=False,
+            help="E.g. camvid, ade20k, rooms; for depth any RGB-D capture.",
+        ),
     ],
     models: Annotated[
         str | None, typer.Option(metavar="LIST", help="Any of base,tuned,concat.")
@@ -47,10 +51,10 @@ def probe(
         return
 
     from fit3d_cli.commands import _show
-    from fit3d_cli.probing.probe import probe as measure
+    from fit3d_cli.probing.run import run_probe
 
     with run.progress() as on_event:
-        report = measure(
+        probed = run_probe(
             task,
             dataset,
             resolved.settings.probe,
@@ -59,11 +63,14 @@ def probe(
             seed=run.seed,
             on_event=on_event,
         )
+    report = probed.report
     if run.as_json:
-        run.emit(report.to_dict())
+        run.emit({**report.to_dict(), "path": probed.path})
     else:
         names = list(dict.fromkeys(name for row in report.rows for name in row.metrics))
         rows = [(row.model, *(row.metrics.get(name) for name in names)) for row in report.rows]
         _show.table(run.out, ("model", *names), rows)
         for note in report.notes:
             run.out.write(f"note: {note}\n")
+        run.out.write(f"report: {probed.path}\n")
+    run.hint(f"fit3d compare{run.workspace_option()}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fit3d_cli.commands._options import Captures, Run, require
+from fit3d_cli.commands._options import Run, require
 from fit3d_cli.errors import ArchiveError
 
 
@@ -29,7 +29,6 @@ def render(
         Path | None,
         typer.Option(metavar="DIR", help="Where to (WORKSPACE/renders/SCENE).", show_default=False),
     ] = None,
-    captures: Captures = None,
 ) -> None:
     """Render colour, depth, alpha and feature pictures, arrays or a video of a scene."""
     resolved = run.resolve(
@@ -40,23 +39,19 @@ def render(
         }
     )
     require([scene], hint="name a .f3d archive that fit3d lift wrote", error=ArchiveError)
-    require([captures] if captures else [], hint="name the folder of the photos with --captures")
     target = out or run.workspace / "renders" / scene.stem
     if run.dry_run:
-        run.show_settings(resolved, {"scene": scene, "out": target, "captures": captures})
+        run.show_settings(resolved, {"scene": scene, "out": target})
         return
 
+    from fit3d_cli.archive import read_archive
     from fit3d_cli.commands import _show
     from fit3d_cli.rendering import render_scene
 
+    loaded = read_archive(scene)
     with run.progress() as on_event:
         files = render_scene(
-            scene,
-            resolved.settings.render,
-            out=target,
-            captures=captures,
-            seed=run.seed,
-            on_event=on_event,
+            loaded, **resolved.settings.render.model_dump(), out=target, on_event=on_event
         )
     if run.as_json:
         run.emit({"scene": scene, "out": target, "files": files})

@@ -109,7 +109,7 @@ def compare(
     pictures = compare_pictures(
         photos.paths, pair.base, pair.tuned,
         width=settings.backbone.width, batch=settings.backbone.batch, clusters=settings.clusters,
-        names=photos.names, seed=seed, on_event=on_event,
+        names=photos.names, groups=photos.groups or None, seed=seed, on_event=on_event,
     )  # fmt: skip
     files = tuple(out / name for name in file_names(photos.names))
     for file, picture in zip(files, pictures, strict=True):

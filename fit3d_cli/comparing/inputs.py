@@ -49,18 +49,24 @@ class Photos:
 
     Attributes:
         paths: Files.
-        names: What to call them, no two the same.
+        names: What to call them.
+        groups: The scene of each, or empty when all belong together.
     """
 
     paths: tuple[Path, ...]
     names: tuple[str, ...]
+    groups: tuple[str, ...] = ()
 
     def spread(self, count: int) -> Photos:
         """At most ``count`` of them, evenly spread."""
         if len(self.paths) <= count:
             return self
         picks = [(2 * i + 1) * len(self.paths) // (2 * count) for i in range(count)]
-        return Photos(tuple(self.paths[i] for i in picks), tuple(self.names[i] for i in picks))
+        return Photos(
+            tuple(self.paths[i] for i in picks),
+            tuple(self.names[i] for i in picks),
+            tuple(self.groups[i] for i in picks) if self.groups else (),
+        )
 
 
 def load_pair(
@@ -190,7 +196,9 @@ def photos_of_scene(archive: Path, workspace: Workspace, captures: Path | None =
             hint="name the right folder with --captures",
         )
     return Photos(
-        tuple(by_name[name] for name in found), tuple(f"{scene.name}/{name}" for name in found)
+        tuple(by_name[name] for name in found),
+        tuple(f"{scene.name}/{name}" for name in found),
+        (scene.name,) * len(found),
     )
 
 
@@ -232,6 +240,7 @@ def photos_of_workspace(
         Photos(
             tuple(path for part in parts for path in part.paths),
             tuple(name for part in parts for name in part.names),
+            tuple(group for part in parts for group in part.groups),
         ),
         tuple(remarks),
     )

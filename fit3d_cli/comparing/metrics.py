@@ -72,14 +72,14 @@ def number(value: float) -> str:
         return "–"
     if value == 0:
         return "0"
-    size = abs(value)
+    size = abs(float(f"{value:.3g}"))  # of what is shown, so that 0.09999 is not 0.1000
     if size >= 1000:
         return f"{value:.0f}"
     if size >= 100:
         return f"{value:.1f}"
     if size >= 10:
         return f"{value:.2f}"
-    return f"{value:.3f}" if size >= 0.1 else f"{value:.4f}" if size >= 0.001 else f"{value:.1e}"
+    return f"{value:.3f}" if size >= 0.1 else f"{value:.4f}" if size >= 0.001 else f"{value:.2g}"
 
 
 def signed(value: float) -> str:

@@ -155,8 +155,8 @@ def _feature_notes(cards: Sequence[Markup], left_out: int) -> list[Markup]:
     notes = [
         el(
             "p",
-            "Drag a picture to change between the models. One basis and one set of groups serve "
-            "all pictures, so equal colours are equal features.",
+            "Drag a picture to change between the models. Both share their colours, and so do "
+            "photos of one scene: there, equal colours are equal features.",
             class_="small soft",
         )
     ]  # fmt: skip

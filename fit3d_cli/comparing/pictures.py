@@ -124,6 +124,7 @@ def compare_pictures(
     batch: int,
     clusters: int,
     names: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
     seed: int = 0,
     on_event: OnEvent = ignore,
 ) -> tuple[FeaturePicture, ...]:
@@ -137,12 +138,13 @@ def compare_pictures(
         batch: Photos per forward pass.
         clusters: k of k-means.
         names: What to call the photos; default: their file names.
+        groups: Which photos belong together, e.g. the scene of each; default: all do.
         seed: Of k-means.
         on_event: Progress listener.
 
     Returns:
-        One picture per photo. One PCA basis and one set of centroids serve all photos and, if
-        their tokens have equally many channels, both models.
+        One picture per photo. One PCA basis and one set of centroids serve all photos of a
+        group and, if their tokens have equally many channels, both models.
 
     Raises:
         ImageError: A photo cannot be read.
@@ -155,13 +157,25 @@ def compare_pictures(
             seen[-1].append(tokens)
             done = index * len(images) + len(seen[-1])
             on_event(Progress("features", done, total))
-    first, second = lenses(seen, clusters=clusters, seed=seed)
     labels = names or [path.name for path in images]
+    members = groups or [""] * len(images)
+    fitted = {
+        group: lenses(
+            [[t for t, g in zip(maps, members, strict=True) if g == group] for maps in seen],
+            clusters=clusters,
+            seed=seed,
+        )
+        for group in dict.fromkeys(members)
+    }
     return tuple(
         FeaturePicture(
-            label, photo_of(path, base, width), look(a, first), look(b, second), drift(a, b)
+            label,
+            photo_of(path, base, width),
+            look(a, fitted[group][0]),
+            look(b, fitted[group][1]),
+            drift(a, b),
         )
-        for label, path, a, b in zip(labels, images, *seen, strict=True)
+        for label, path, group, a, b in zip(labels, images, members, *seen, strict=True)
     )
 
 

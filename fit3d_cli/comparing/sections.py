@@ -181,7 +181,7 @@ def _all_differences(every: Sequence[Comparison]) -> Markup:
         el(
             "tr",
             el("td", f"{c.metric.label} {c.metric.arrow}".strip()),
-            el("td", f"{c.model} − {c.reference}", class_="words"),
+            el("td", c.model, class_="words"),
             el("td", signed(c.difference)),
             el("td", basis(c), class_="words"),
             el("td", _badge(c), class_="words"),

@@ -54,13 +54,14 @@ class Comparison:
     @property
     def outcome(self) -> Outcome:
         """What may be claimed."""
-        if self.difference == 0 and (self.interval is None or self.interval.covers_zero):
+        spread = (self.interval.low, self.interval.high) if self.interval else (0.0, 0.0)
+        if self.difference == 0 and spread == (0.0, 0.0):
             return "equal"
         if self.metric.higher_is_better is None or not math.isfinite(self.difference):
             return "no interval"
         if self.interval is None or self.interval.count < MIN_IMAGES:
             return "no interval"
-        if self.interval.covers_zero or self.interval.difference * self.difference < 0:
+        if self.interval.covers_zero or self.interval.difference * self.difference <= 0:
             return "within noise"
         return "better" if self.gain > 0 else "worse"
 

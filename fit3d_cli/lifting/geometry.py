@@ -53,7 +53,7 @@ class GeometryFit:
         self.step = 0
         self.extent = frames.cameras[train].extent
         self.depth_scale = _median_depth(frames, train)
-        self.params = {
+        values = {
             "means": start.means.clone(),
             "scales": start.scales.log(),
             "quats": start.quats.clone(),
@@ -61,8 +61,8 @@ class GeometryFit:
             "sh0": start.sh[:, :1].clone(),
             "shN": start.sh[:, 1:].clone(),
         }
-        self.params = {key: torch.nn.Parameter(value) for key, value in self.params.items()}
-        self.optimizers = {
+        self.params = {key: torch.nn.Parameter(value) for key, value in values.items()}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
             key: torch.optim.Adam([value], lr=self._rate(key), eps=1e-15, fused=True)
             for key, value in self.params.items()
         }
@@ -158,7 +158,7 @@ class GeometryFit:
             loss = loss + self.settings.depth_weight * depth_loss(
                 rendering.weighted_depth, rendering.alphas, usable, self.depth_scale
             )
-        self.densifier.before_backward(self.params, self.optimizers, self.step, rendering)
+        self.densifier.before_backward(rendering)
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self.optimizers.values():
             optimizer.step()
@@ -186,7 +186,7 @@ class GeometryFit:
             if state:
                 tensors[f"m.{key}"] = state["exp_avg"]
                 tensors[f"v.{key}"] = state["exp_avg_sq"]
-        for key, value in self.densifier.state_tensors().items():
+        for key, value in self.densifier.state().items():
             tensors[f"d.{key}"] = value
         write_tensors(path, tensors, {"step": str(self.step)})
 
@@ -210,7 +210,7 @@ class GeometryFit:
                     "exp_avg": tensors[f"m.{key}"],
                     "exp_avg_sq": tensors[f"v.{key}"],
                 }
-        self.densifier.load_state_tensors(
+        self.densifier.load_state(
             {key[2:]: value for key, value in tensors.items() if key.startswith("d.")}
         )
 

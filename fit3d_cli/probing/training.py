@@ -16,7 +16,7 @@ from fit3d_cli.shapes import check_dims
 # Labelled pixels that are remembered of a picture, and how many of them a step looks at. Pixels
 # of a picture are so alike that more of them teach a linear head nothing new.
 PIXELS_KEPT = 2048
-PIXELS_PER_STEP = 512
+PIXELS_PER_STEP = 256
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from fit3d_cli.errors import DeviceError, EnvironmentFault
 from fit3d_cli.splat.view import View
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from fit3d_cli import _kernels as compiled
 
 
@@ -56,18 +54,17 @@ def checked(name: str, tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous()
 
 
-def as_array(tensor: Tensor) -> NDArray[Any]:
-    """The same memory as a numpy array."""
-    array: NDArray[Any] = tensor.numpy()
-    return array
-
-
 def _camera(view: View) -> compiled.Camera:
     single = view.to(torch.float32)
     camera: compiled.Camera = load().Camera(
-        as_array(single.viewmat), as_array(single.K), view.width, view.height,
-        view.near_plane, min(view.far_plane, 3e38), view.eps2d,
-    )  # fmt: skip
+        single.viewmat,
+        single.K,
+        view.width,
+        view.height,
+        view.near_plane,
+        min(view.far_plane, 3e38),
+        view.eps2d,
+    )
     return camera
 
 
@@ -79,9 +76,17 @@ def project_forward(
     means2d, conics = torch.empty(count, 2), torch.empty(count, 3)
     depths, radii = torch.empty(count), torch.empty(count, 2, dtype=torch.int32)
     load().project_forward(
-        as_array(means), as_array(quats), as_array(scales), as_array(opacities), _camera(view),
-        as_array(means2d), as_array(conics), as_array(depths), as_array(radii), threads,
-    )  # fmt: skip
+        means,
+        quats,
+        scales,
+        opacities,
+        _camera(view),
+        means2d,
+        conics,
+        depths,
+        radii,
+        threads,
+    )
     return means2d, conics, depths, radii
 
 
@@ -116,10 +121,20 @@ class Project(torch.autograd.Function):
         v_means2d, v_conics, v_depths = (grad.contiguous() for grad in grads[:3])
         v_means, v_quats, v_scales = (torch.empty_like(t) for t in (means, quats, scales))
         load().project_backward(
-            as_array(means), as_array(quats), as_array(scales), as_array(opacities), _camera(ctx.view), as_array(radii),
-            as_array(v_means2d), as_array(v_conics), as_array(v_depths),
-            as_array(v_means), as_array(v_quats), as_array(v_scales), ctx.threads,
-        )  # fmt: skip
+            means,
+            quats,
+            scales,
+            opacities,
+            _camera(ctx.view),
+            radii,
+            v_means2d,
+            v_conics,
+            v_depths,
+            v_means,
+            v_quats,
+            v_scales,
+            ctx.threads,
+        )
         return v_means, v_quats, v_scales, None, None, None
 
 
@@ -144,12 +159,12 @@ class Harmonics(torch.autograd.Function):
         center = center.to(torch.float32)
         colors = torch.empty(len(means), 3)
         load().harmonics_forward(
-            as_array(means),
-            as_array(center),
-            as_array(sh),
-            as_array(radii),
+            means,
+            center,
+            sh,
+            radii,
             degree,
-            as_array(colors),
+            colors,
             threads,
         )
         ctx.save_for_backward(means, radii, center)
@@ -162,7 +177,12 @@ class Harmonics(torch.autograd.Function):
         means, radii, center = ctx.saved_tensors
         v_sh = torch.empty(len(means), ctx.bases, 3)
         load().harmonics_backward(
-            as_array(means), as_array(center), as_array(radii), ctx.degree, as_array(grads[0].contiguous()),
-            as_array(v_sh), ctx.threads,
-        )  # fmt: skip
+            means,
+            center,
+            radii,
+            ctx.degree,
+            grads[0].contiguous(),
+            v_sh,
+            ctx.threads,
+        )
         return v_sh, None, None, None, None, None

@@ -12,7 +12,6 @@ from torch import Tensor
 from fit3d_cli.errors import EnvironmentFault
 from fit3d_cli.shapes import check_dims
 from fit3d_cli.splat import kernel
-from fit3d_cli.splat.kernel import as_array
 
 if TYPE_CHECKING:
     from fit3d_cli import _kernels as compiled
@@ -117,23 +116,35 @@ def build_weights(
         EnvironmentFault: The view has more than 2^31 (Gaussian, tile) pairs.
     """
     k = kernel.load()
-    count = check_dims(means2d=(means2d, "N 2"), conics=(conics, "N 3"), depths=(depths, "N"),
-                       radii=(radii, "N 2"), opacities=(opacities, "N"))["N"]  # fmt: skip
+    count = check_dims(
+        means2d=(means2d, "N 2"),
+        conics=(conics, "N 3"),
+        depths=(depths, "N"),
+        radii=(radii, "N 2"),
+        opacities=(opacities, "N"),
+    )["N"]
     ints, longs = torch.int32, torch.int64
     order = torch.empty(count, dtype=ints)
     visible = k.depth_order(
-        as_array(depths),
-        as_array(radii),
-        as_array(torch.empty(4, count, dtype=ints)),
-        as_array(order),
+        depths,
+        radii,
+        torch.empty(4, count, dtype=ints),
+        order,
     )
     order = order[:visible]
     splats = torch.empty(count, SPLAT)
     pair_offsets = torch.empty(visible + 1, dtype=longs)
     pairs = k.bin_count(
-        as_array(order), as_array(means2d), as_array(conics), as_array(opacities), width, height,
-        as_array(splats), as_array(pair_offsets), threads,
-    )  # fmt: skip
+        order,
+        means2d,
+        conics,
+        opacities,
+        width,
+        height,
+        splats,
+        pair_offsets,
+        threads,
+    )
     if pairs >= 2**31:
         raise EnvironmentFault(
             f"{pairs} pairs of Gaussians and tiles in one view are too many",
@@ -144,19 +155,27 @@ def build_weights(
     tile_ids, tile_pairs = torch.empty(pairs, dtype=ints), torch.empty(pairs, dtype=ints)
     masks = torch.empty(pairs, dtype=ints)  # first the pairs' tiles, then the groups they touch
     k.bin_fill(
-        as_array(order), as_array(splats), as_array(pair_offsets), width, height, as_array(masks),
-        as_array(tile_offsets), as_array(tile_ids), as_array(tile_pairs), threads,
-    )  # fmt: skip
+        order,
+        splats,
+        pair_offsets,
+        width,
+        height,
+        masks,
+        tile_offsets,
+        tile_ids,
+        tile_pairs,
+        threads,
+    )
     lists = k.Lists(
-        as_array(splats),
-        as_array(tile_offsets),
-        as_array(tile_ids),
-        as_array(tile_pairs),
+        splats,
+        tile_offsets,
+        tile_ids,
+        tile_pairs,
         width,
         height,
     )
     entry_offsets = torch.zeros(tiles + 1, dtype=longs)
-    k.weights_count(lists, as_array(masks), as_array(entry_offsets[1:]), threads)
+    k.weights_count(lists, masks, entry_offsets[1:], threads)
     entry_offsets.cumsum_(0)
     storage = _spare.take(int(entry_offsets[-1]))  # an upper bound
     slots, weights = storage
@@ -164,15 +183,29 @@ def build_weights(
     group_counts = torch.empty(tiles * GROUPS_PER_TILE, dtype=ints)
     transmittance = torch.empty(height, width)
     k.weights_fill(
-        lists, as_array(masks), as_array(entry_offsets), as_array(group_offsets), as_array(group_counts), as_array(slots),
-        as_array(weights), as_array(transmittance), threads,
-    )  # fmt: skip
+        lists,
+        masks,
+        entry_offsets,
+        group_offsets,
+        group_counts,
+        slots,
+        weights,
+        transmittance,
+        threads,
+    )
     built = Weights(
-        width=width, height=height, count=count, order=order, pair_offsets=pair_offsets,
-        longest=int((tile_offsets[1:] - tile_offsets[:-1]).max()), splats=splats,
-        group_counts=group_counts, transmittance=transmittance, lists=lists,
-        entries=k.Weights(as_array(group_offsets), as_array(group_counts), as_array(slots), as_array(weights)),
-    )  # fmt: skip
+        width=width,
+        height=height,
+        count=count,
+        order=order,
+        pair_offsets=pair_offsets,
+        longest=int((tile_offsets[1:] - tile_offsets[:-1]).max()),
+        splats=splats,
+        group_counts=group_counts,
+        transmittance=transmittance,
+        lists=lists,
+        entries=k.Weights(group_offsets, group_counts, slots, weights),
+    )
     weakref.finalize(built, _spare.give, storage)
     return built
 
@@ -182,9 +215,13 @@ def apply(weights: Weights, values: Tensor, threads: int) -> Tensor:
     dim = check_dims(values=(values, f"{weights.count} D"))["D"]
     out = torch.empty(weights.height, weights.width, dim)
     kernel.load().apply(
-        weights.lists, weights.entries, as_array(values), as_array(out.view(-1, dim)),
-        as_array(weights.scratch(threads)), threads,
-    )  # fmt: skip
+        weights.lists,
+        weights.entries,
+        values,
+        out.view(-1, dim),
+        weights.scratch(threads),
+        threads,
+    )
     return out
 
 
@@ -194,9 +231,16 @@ def apply_t(weights: Weights, maps: Tensor, threads: int) -> Tensor:
     out = torch.zeros(weights.count, dim)
     partials = torch.empty(weights.pairs, min(dim, CHUNK))
     kernel.load().apply_t(
-        weights.lists, weights.entries, as_array(weights.order), as_array(weights.pair_offsets),
-        as_array(maps.view(-1, dim)), as_array(partials), as_array(out), as_array(weights.scratch(threads)), threads,
-    )  # fmt: skip
+        weights.lists,
+        weights.entries,
+        weights.order,
+        weights.pair_offsets,
+        maps.view(-1, dim),
+        partials,
+        out,
+        weights.scratch(threads),
+        threads,
+    )
     return out
 
 
@@ -219,9 +263,15 @@ class Blend(torch.autograd.Function):
         """See the class."""
         values = kernel.checked("values", values)
         weights = build_weights(
-            kernel.checked("means2d", means2d), kernel.checked("conics", conics), kernel.checked("depths", depths),
-            radii, kernel.checked("opacities", opacities), width, height, threads,
-        )  # fmt: skip
+            kernel.checked("means2d", means2d),
+            kernel.checked("conics", conics),
+            kernel.checked("depths", depths),
+            radii,
+            kernel.checked("opacities", opacities),
+            width,
+            height,
+            threads,
+        )
         ctx.save_for_backward(values)
         ctx.weights, ctx.threads = weights, threads
         return apply(weights, values, threads), 1 - weights.transmittance
@@ -238,13 +288,22 @@ class Blend(torch.autograd.Function):
         v_opacities = torch.zeros(count)
         v_values = torch.zeros(count, dim) if fused else apply_t(weights, v_out, ctx.threads)
         kernel.load().blend_backward(
-            weights.lists, weights.entries, as_array(weights.order), as_array(weights.pair_offsets),
-            as_array(values), as_array(v_out.view(-1, dim)), as_array(v_alphas), as_array(weights.transmittance),
-            as_array(torch.empty(weights.pairs, 16 if fused else 8)),
-            as_array(torch.empty(ctx.threads, max(dim, 1) * LANES)),
-            as_array(v_means2d), as_array(v_conics), as_array(v_opacities),
-            as_array(v_values) if fused else None, ctx.threads,
-        )  # fmt: skip
+            weights.lists,
+            weights.entries,
+            weights.order,
+            weights.pair_offsets,
+            values,
+            v_out.view(-1, dim),
+            v_alphas,
+            weights.transmittance,
+            torch.empty(weights.pairs, 16 if fused else 8),
+            torch.empty(ctx.threads, 32 * weights.longest + LANES * dim),
+            v_means2d,
+            v_conics,
+            v_opacities,
+            v_values if fused else None,
+            ctx.threads,
+        )
         return v_means2d, v_conics, None, None, v_opacities, v_values, None, None, None
 
 
@@ -255,25 +314,39 @@ def pool(
     k = kernel.load()
     stamps = torch.full((threads, weights.count), -1, dtype=torch.int32)
     offsets = torch.zeros(h * w + 1, dtype=torch.int64)
-    k.pool_count(
-        weights.lists, weights.entries, h, w, tent, as_array(stamps), as_array(offsets[1:]), threads
-    )
+    k.pool_count(weights.lists, weights.entries, h, w, tent, stamps, offsets[1:], threads)
     offsets.cumsum_(0)
     nnz = int(offsets[-1])
     cols, vals = torch.empty(nnz, dtype=torch.int32), torch.empty(nnz)
     k.pool_fill(
-        weights.lists, weights.entries, h, w, tent, as_array(stamps),
-        as_array(torch.empty(threads, weights.count)), as_array(offsets), as_array(cols), as_array(vals), threads,
-    )  # fmt: skip
+        weights.lists,
+        weights.entries,
+        h,
+        w,
+        tent,
+        stamps,
+        torch.empty(threads, weights.count),
+        offsets,
+        cols,
+        vals,
+        threads,
+    )
     return offsets, cols, vals
 
 
-def csr_apply(offsets: Tensor, cols: Tensor, vals: Tensor, x: Tensor, threads: int) -> Tensor:
-    """``[rows, D]``: the sparse matrix times ``x [columns, D]``."""
-    out = torch.empty(len(offsets) - 1, x.shape[1])
-    kernel.load().csr_apply(
-        as_array(offsets), as_array(cols), as_array(vals), as_array(x), as_array(out), threads
-    )
+def csr_apply(
+    offsets: Tensor,
+    cols: Tensor,
+    vals: Tensor,
+    x: Tensor,
+    threads: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``[rows, D]``: the sparse matrix times ``x [columns, D]``, added to ``out`` if given."""
+    add = out is not None
+    if out is None:
+        out = torch.empty(len(offsets) - 1, x.shape[1])
+    kernel.load().csr_apply(offsets, cols, vals, x, add, out, threads)
     return out
 
 
@@ -282,10 +355,10 @@ def csr_transpose(
 ) -> None:
     """Write the transposed matrix; within a column the rows stay ascending."""
     kernel.load().csr_transpose(
-        as_array(offsets),
-        as_array(cols),
-        as_array(vals),
-        as_array(t_offsets),
-        as_array(t_rows),
-        as_array(t_vals),
+        offsets,
+        cols,
+        vals,
+        t_offsets,
+        t_rows,
+        t_vals,
     )

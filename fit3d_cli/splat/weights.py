@@ -89,12 +89,20 @@ class TokenWeights:
         out: Tensor = _Linear.apply(features, self)  # type: ignore[no-untyped-call]
         return out
 
-    def apply_t(self, maps: Tensor) -> Tensor:
-        """``[N, D]``: A transposed times ``maps [h, w, D]``."""
+    def apply_t(self, maps: Tensor, out: Tensor | None = None) -> Tensor:
+        """``[N, D]``: A transposed times ``maps [h, w, D]``.
+
+        Args:
+            maps: ``[h, w, D]`` float32.
+            out: ``[N, D]`` contiguous float32 to which the product is added in place; summing
+                over views this way touches only the Gaussians that the view sees.
+        """
         dim = check_dims(maps=(maps, f"{self.h} {self.w} D"))["D"]
+        if out is not None:
+            check_dims(out=(out, f"{self.count} {dim}"))
         flat = kernel.checked("maps", maps).view(self.h * self.w, dim)
         threads = self.threads or thread_count()
-        return matrix.csr_apply(*self.transposed(), flat, threads)
+        return matrix.csr_apply(*self.transposed(), flat, threads, out)
 
     def _forward(self, features: Tensor) -> Tensor:
         check_dims(features=(features, f"{self.count} D"))

@@ -62,8 +62,8 @@ def fit_pca(
     Each group (all maps of one model) is centred on its own middle to find the components: the
     colours then show what varies *within* the pictures, and a constant offset between two models
     cannot take a component for itself. The projection has one common origin and range, so an
-    offset is still seen as what it is, a change of tint. Rows far from it (the few
-    high-norm artefact tokens of plain ViTs) are shortened to twice the median distance for it.
+    offset is still seen as what it is, a change of tint. Rows far from the middle
+    (the few high-norm artefact tokens of plain ViTs) are shortened to twice the median distance.
 
     Channels must correspond between the groups, as they do for a backbone and its tuned copy.
 

@@ -63,13 +63,15 @@ struct BlendOps {
   void (*apply_t)(const Lists&, const Weights&, int64_t dim, int64_t first, int width,
                   const float* maps, float* partials, float* scratch, int64_t scratch_stride,
                   int threads);
-  // partials[E, 8 or 16]: six moments of v_sigma, then (16 wide only) v_values; scratch [threads, dim, 8]
+  // partials[E, 8 or 16]: six moments of v_sigma, then (16 wide only) v_values;
+  // scratch [threads, 32 longest list + 8 dim]
   void (*blend_backward)(const Lists&, const Weights&, int64_t dim, const float* values,
                          const float* v_out, const float* v_alphas, const float* transmittance,
-                         float* partials, bool with_values, float* scratch, int threads);
-  // out[r] = sum over the row's items of vals * x[cols]
+                         float* partials, bool with_values, float* scratch,
+                         int64_t scratch_stride, int threads);
+  // out[r] = (add ? out[r] : 0) + sum over the row's items of vals * x[cols]
   void (*csr_apply)(int64_t rows, const int64_t* offsets, const int32_t* cols, const float* vals,
-                    int64_t dim, const float* x, float* out, int threads);
+                    int64_t dim, const float* x, bool add, float* out, int threads);
   const char* name;
 };
 const BlendOps& blend_ops();            // the best table that this processor runs

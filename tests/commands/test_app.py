@@ -89,7 +89,6 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["lift", "no-such-folder"], "no-such-folder", "no such file or directory"),
         (["render", "no.f3d"], "no.f3d", "no such file or directory"),
         (["render", __file__, "--what", "rbg"], "--what", "a list of rgb"),
-        (["render", __file__, "--captures", "gone"], "gone", "no such file or directory"),
         (["finetune", "no.f3d"], "no.f3d", "no such file or directory"),
         (["finetune", "--workspace", "gone"], "gone/scenes", "run fit3d lift first"),
         (["finetune", __file__, "--lr", "-1"], "--lr", "a number > 0"),

@@ -104,17 +104,19 @@ def test_lift_with_failures(
 def test_render(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = Stage([Path("w/renders/room/a_rgb.png")])
+    stage = Stage([Path("w/renders/room/a.rgb.png")])
     install(monkeypatch, "fit3d_cli.rendering", render_scene=stage)
+    install(monkeypatch, "fit3d_cli.archive", read_archive=lambda path: f"scene {path.stem}")
     scene = tmp_path / "room.f3d"
     scene.touch()
     argv = ["render", str(scene), "--what", "rgb,pca", "--views", "all", "--width", "99"]
-    assert app.run([*argv, "--captures", str(tmp_path), "--workspace", "w", "--json"]) == 0
-    assert stage.args[0] == scene
-    settings = stage.args[1]
-    assert (settings.what, settings.views, settings.width) == (("rgb", "pca"), "all", 99)
-    assert stage.options == {"out": Path("w/renders/room"), "captures": tmp_path, "seed": 0}
-    assert json.loads(capsys.readouterr().out)["files"] == ["w/renders/room/a_rgb.png"]
+    assert app.run([*argv, "--workspace", "w", "--set", "render.fps=9", "--json"]) == 0
+    assert stage.args == ("scene room",)
+    assert stage.options == {
+        "what": ("rgb", "pca"), "views": "all", "width": 99, "fps": 9,
+        "frames": 60, "video": "mp4", "out": Path("w/renders/room"),
+    }  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["files"] == ["w/renders/room/a.rgb.png"]
 
 
 def test_finetune_takes_the_workspace_scenes(
@@ -140,8 +142,9 @@ def test_finetune_takes_the_workspace_scenes(
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> Stage:
     rows = (Row("base", {"miou": 0.5}), Row("tuned", {"miou": 0.625}))
-    stage = Stage(Report("seg", "camvid", rows, 12, notes=("few images",)))
-    install(monkeypatch, "fit3d_cli.probing.probe", probe=stage)
+    report = Report("seg", "camvid", rows, 12, notes=("few images",))
+    stage = Stage(types.SimpleNamespace(report=report, path=Path("w/reports/seg-camvid.json")))
+    install(monkeypatch, "fit3d_cli.probing.run", run_probe=stage)
     return stage
 
 
@@ -158,7 +161,10 @@ def test_probe(probe: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_probe_json_is_the_report(probe: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["probe", "seg", "camvid", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == probe.result.to_dict()
+    assert json.loads(capsys.readouterr().out) == {
+        **probe.result.report.to_dict(),
+        "path": "w/reports/seg-camvid.json",
+    }
 
 
 def test_info(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +67,30 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
+@pytest.fixture
+def fake() -> type[FakeBackbone]:
+    return FakeBackbone
+
+
+@pytest.fixture(name="make_report")
+def _make_report() -> Callable[..., Report]:
+    return make_report
+
+
 def make_report(task: str = "depth", shift: float = -0.1, count: int = 30) -> Report:
     rng = np.random.default_rng(5)
     base = rng.uniform(0.2, 0.6, count)
     tuned = base + shift + rng.normal(0, 0.02, count)
     name = {"depth": "rmse", "seg": "image_miou"}[task]
-    extra = {"depth": {}, "seg": {"miou": 0.5}}[task]
     rows = tuple(
-        Row(model, {**extra, name: float(values.mean())}, {name: tuple(values.tolist())})
+        Row(
+            model,
+            {
+                **({"miou": float(values.mean()) / 2} if task == "seg" else {}),
+                name: float(values.mean()),
+            },
+            {name: tuple(values.tolist())},
+        )
         for model, values in (("base", base), ("tuned", tuned))
     )
     return Report(task, "office", rows, count, {"steps": 7, "data": "/home/ann/data"}, ("A note.",))

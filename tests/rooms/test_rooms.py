@@ -46,7 +46,7 @@ def test_a_room_shows_many_classes_and_is_closed(seed: int) -> None:
         values, counts = np.unique(frame.labels, return_counts=True)
         seen |= {int(v) for v, n in zip(values, counts, strict=True) if n >= 5}
         # No ray leaves the room, and nothing stands in the camera's face.
-        assert 0.2 < frame.depth.min() and frame.depth.max() < longest
+        assert frame.depth.min() > 0.2 and frame.depth.max() < longest
         assert 40 < frame.image.mean() < 215 and frame.image.std() > 15
     assert seen <= set(range(len(CLASSES)))
     assert {CLASSES[k] for k in seen} >= {"wall", "floor", "table", "chair"}
@@ -103,7 +103,7 @@ def test_the_path_moves_smoothly_and_stays_inside() -> None:
         assert np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3), atol=1e-12)
         assert np.allclose(np.linalg.det(rotations), 1)
         steps = np.linalg.norm(np.diff(centers, axis=0), axis=1)
-        assert 0.05 < steps.min() and steps.max() < 0.7
+        assert steps.min() > 0.05 and steps.max() < 0.7
         assert (np.abs(centers[:, :2]) < np.array(room.size[:2]) / 2 - 0.7).all()
         assert (rotations[:, 2, 1] < -0.7).all()  # camera y points down
 

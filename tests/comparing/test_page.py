@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import html.parser
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fit3d_cli.comparing import page
+from fit3d_cli.comparing.html import el, inline, json_block, plain, render, without_paths
+from fit3d_cli.comparing.page import PageFacts, build_page, write_report
+from fit3d_cli.comparing.pictures import FeaturePicture, compare_pictures
+from fit3d_cli.report import Report, Row
+
+EVIL = "<script>alert(1)</script>.png"
+VOID = {"meta", "img", "input"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Tags, attributes and text of a page; every tag must be closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+@pytest.fixture
+def pictures(photos: list[Path], fake: Callable[..., Any]) -> tuple[FeaturePicture, ...]:
+    names = [EVIL, 'quote" onerror="x.png', "room/c.png"]
+    return compare_pictures(
+        photos, fake(), fake(gain=1.5), width=48, batch=2, clusters=3, names=names
+    )
+
+
+FACTS = PageFacts(
+    base="vit <base>",
+    tuned="/home/ann/models/tuned & co",
+    scenes=({"name": "</script><b>", "gaussians": 12345, "psnr_heldout": 21.25, "x": math.nan},),
+    settings={"compare.backbone.weights": "/home/ann/w.safetensors", "compare.images": 3},
+    commands=("fit3d probe depth office --set probe.data=/home/ann/data", "fit3d compare"),
+    remarks=("Left out <i>bad.json</i>.",),
+    facts={"torch": "2.x"},
+)
+
+
+def data_of(text: str) -> Any:
+    found = re.search(r'<script type="application/json" id="fit3d-compare">(.*?)</script>', text)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_page_is_well_formed_and_says_it_all(
+    pictures: tuple[FeaturePicture, ...], make_report: Callable[..., Report]
+) -> None:
+    text = build_page([make_report("depth"), make_report("seg", shift=0.1)], pictures, FACTS)
+    reader = Reader(text)
+    headings = reader.text["h2"]
+    assert headings == [
+        "Verdict", "Measurements", "Features", "Scenes", "Settings that differ from the defaults",
+        "Reproduce",
+    ]  # fmt: skip
+    assert "tuned against base, 2 tasks: better on 2." in reader.text["p"]
+    assert reader.count("svg") == 2 and reader.count("img") == 15 and reader.count("input") == 6
+    bold = [a for tag, a in reader.tags if tag == "td" and a.get("class") == "best"]
+    assert len(bold) == 2 + 3, "best in bold, in the verdict and in both tables"
+    assert any("RMSE ↓" in cell for cell in reader.text["th"])
+    assert all(a.get("alt") for tag, a in reader.tags if tag == "img")
+
+
+def test_everything_from_data_is_escaped(
+    pictures: tuple[FeaturePicture, ...], make_report: Callable[..., Report]
+) -> None:
+    good = make_report()
+    evil = Report(
+        "<img src=x>", "</td><script>", (*good.rows[:1], Row("<u>", dict(good.rows[1].metrics))),
+        30, {"<k>": "</code>"}, ("</p><script>alert(2)</script>",),
+    )  # fmt: skip
+    reader = Reader(build_page([evil], pictures, FACTS))
+    assert reader.count("script") == 2, "only the data block and our own script"
+    assert {"b", "i", "u"}.isdisjoint(tag for tag, _ in reader.tags)
+    assert not any(name.startswith("on") for _, attrs in reader.tags for name in attrs)
+    assert EVIL in reader.text["h3"]
+    assert sum(a.get("src") == "x" for _, a in reader.tags) == 0
+
+
+def test_page_asks_for_nothing_outside_itself(
+    pictures: tuple[FeaturePicture, ...], make_report: Callable[..., Report]
+) -> None:
+    text = build_page([make_report()], pictures, FACTS)
+    written = re.sub(r"base64,[^\"]*", "", text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|<link|<iframe|fetch\(|XMLHttp", written)
+    for _, attributes in Reader(text).tags:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#"))
+    policy = next(a for t, a in Reader(text).tags if a.get("http-equiv"))["content"]
+    assert policy is not None and policy.startswith("default-src 'none'")
+
+
+def test_page_tells_nobody_where_things_lie(
+    pictures: tuple[FeaturePicture, ...], make_report: Callable[..., Report]
+) -> None:
+    text = build_page([make_report()], pictures, FACTS)
+    assert "/home" not in text and "ann" not in re.sub(r"base64,[^\"]*|[a-z]ann|ann[a-z]", "", text)
+    assert "…/w.safetensors" in text
+
+
+def test_json_block_parses_back(
+    pictures: tuple[FeaturePicture, ...], make_report: Callable[..., Report]
+) -> None:
+    report = make_report()
+    data = data_of(build_page([report], pictures, FACTS))
+    assert data["pictures"][0]["name"] == EVIL
+    assert data["scenes"][0] == {
+        "name": "</script><b>", "gaussians": 12345, "psnr_heldout": 21.25, "x": None,
+    }  # fmt: skip
+    assert data["summary"][1]["verdict"] == "better"
+    again = Report.from_json(json.dumps(data["reports"][0]), where="page")
+    assert again.rows[1].samples["rmse"] == pytest.approx(report.rows[1].samples["rmse"], rel=1e-6)
+
+
+def test_page_without_measurements_or_pictures() -> None:
+    reader = Reader(build_page([], [], PageFacts()))
+    assert reader.text["h2"] == ["Verdict"]
+    assert any("Nothing has been measured" in text for text in reader.text["p"])
+
+
+def test_odd_reports_do_not_break_the_page() -> None:
+    odd = [
+        Report("seg", "empty", (), 0),
+        Report("seg", "alone", (Row("tuned", {"miou": 0.5}),), 3),
+        Report("seg", "gap", (Row("base", {"miou": math.nan}), Row("tuned", {"miou": 0.5})), 3),
+        Report("x", "unknown", (Row("base", {"zorks": 1.0}), Row("tuned", {"other": 2.0})), 3),
+    ]
+    text = build_page(odd, [], PageFacts())
+    Reader(text)
+    assert "nan" not in text.lower()
+
+
+def test_same_inputs_same_bytes(
+    tmp_path: Path, pictures: tuple[FeaturePicture, ...], make_report: Callable[..., Report]
+) -> None:
+    paths = [tmp_path / "one" / "index.html", tmp_path / "two" / "index.html"]
+    for path in paths:
+        assert write_report(path, [make_report()], pictures, FACTS) == path
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_pictures_beyond_the_budget_are_counted(
+    pictures: tuple[FeaturePicture, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = len(build_page([], pictures, FACTS)) - len(build_page([], pictures[:2], FACTS))
+    monkeypatch.setattr(page, "MAX_BYTES", int(card * 2.2))
+    reader = Reader(build_page([], pictures, FACTS))
+    assert reader.count("img") == 10
+    assert "1 more beside this page as PNG files." in reader.text["p"]
+
+
+def test_builder_escapes_and_drops() -> None:
+    element = el("a", "<b>", None, [1, el("i", "x")], class_="y", data_n='"', hidden=True, id=None)
+    assert render(element) == '<a class="y" data-n="&quot;" hidden>&lt;b&gt;1<i>x</i></a>'
+    with pytest.raises(ValueError, match="must not hold"):
+        inline("script", "'</script>'")
+    assert "<" not in render(json_block("x", ["<!--</script>&"]))[40:-9]
+    assert plain({"a": (1.23456789, math.inf, None, True)}) == {"a": [1.234568, None, None, True]}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/ann/x y.png", "…/x y.png"),
+        ("C:\\Users\\ann\\x.png", "…/x.png"),
+        ("--set a=/home/ann/w.st --b /tmp/c", "--set a=…/w.st --b …/c"),
+        ("see '/home/ann/r.json'.", "see '…/r.json'."),
+        ("a/b and 1/2 and and/or", "a/b and 1/2 and and/or"),
+        ("images/x.png", "images/x.png"),
+        ("", ""),
+    ],
+)
+def test_absolute_paths_are_cut(text: str, expected: str) -> None:
+    assert without_paths(text) == expected

@@ -1,0 +1,46 @@
+"""What the compiled module promises."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fit3d_cli import _kernels
+
+
+def test_capabilities() -> None:
+    assert _kernels.has_cuda is False
+    assert _kernels.isa() in ("avx2", "baseline")
+    _kernels.use_baseline(True)
+    assert _kernels.isa() == "baseline"
+    _kernels.use_baseline(False)
+
+
+def test_arrays_are_not_converted() -> None:
+    offsets, out = np.zeros(2, np.int64), np.zeros((1, 1), np.float32)
+    ids, vals = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    _kernels.csr_apply(offsets, ids, vals, np.zeros((1, 1), np.float32), False, out, 1)
+    with pytest.raises(TypeError):
+        _kernels.csr_apply(offsets, ids, vals, np.zeros((1, 1)), False, out, 1)  # float64
+    with pytest.raises(TypeError):
+        _kernels.csr_apply(offsets, ids, vals, np.zeros((3, 4), np.float32)[:, ::2], False, out, 1)
+
+
+def test_the_stub_is_in_step(tmp_path: Path, repository: Path) -> None:
+    pytest.importorskip("nanobind")
+    fresh = tmp_path / "_kernels.pyi"
+    subprocess.run(
+        [sys.executable, "-m", "nanobind.stubgen", "-q", "-m", "fit3d_cli._kernels", "-o", fresh],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+    )
+    committed = (repository / "fit3d_cli" / "_kernels.pyi").read_text(encoding="utf-8")
+    # Compared as syntax trees: formatters may lay the committed one out differently.
+    same = ast.dump(ast.parse(committed)) == ast.dump(ast.parse(fresh.read_text(encoding="utf-8")))
+    assert same, "regenerate it, see kernels/README.md"
