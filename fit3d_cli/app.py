@@ -15,7 +15,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fit3d_cli import __version__
-from fit3d_cli.commands import compare, doctor, export, finetune, info, lift, probe, render, viz
+from fit3d_cli.commands import (
+    compare,
+    demo,
+    doctor,
+    export,
+    finetune,
+    info,
+    lift,
+    probe,
+    render,
+    viz,
+)
 from fit3d_cli.commands._options import common_callback, common_options
 from fit3d_cli.errors import EnvironmentFault, Fit3dError, SettingsError, StorageError
 
@@ -33,6 +44,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     probe.probe,
     compare.compare,
     viz.viz,
+    demo.demo,
     info.info,
     export.export,
     doctor.doctor,

@@ -19,20 +19,35 @@ class Section(BaseModel):
     )
 
 
-class BackboneSettings(Section):
-    """Which 2D model, and the size of the pictures that it sees."""
+class ModelSettings(Section):
+    """Which 2D model."""
 
     name: str = Field(
         "",
         description="registered backbone, timm model name, or tuned-model directory; empty = the "
-        "backbone that lifted the workspace's scenes (lift: dinov2-small)",
+        "one that lifted the scenes, or that the tuned model started from",
     )
     weights: str = Field("", description="local .safetensors file instead of the hub's weights")
+
+
+class BackboneSettings(ModelSettings):
+    """Which 2D model, and the size of the pictures that it sees."""
+
     width: int = Field(
-        448, gt=0, le=8192,
+        448,
+        gt=0,
+        le=8192,
         description="width in pixels of the pictures the backbone sees; becomes a patch multiple",
-    )  # fmt: skip
+    )
     batch: int = Field(4, gt=0, description="pictures per backbone forward pass")
+
+
+class LiftBackboneSettings(BackboneSettings):
+    """The backbone of ``lift``, which has no scene to ask."""
+
+    name: str = Field(
+        "dinov2-small", description="registered backbone, timm model name, or tuned-model directory"
+    )
 
 
 class GeometrySettings(Section):
@@ -80,7 +95,7 @@ class FeatureSettings(Section):
 class LiftSettings(Section):
     """``fit3d lift``."""
 
-    backbone: BackboneSettings = BackboneSettings()
+    backbone: LiftBackboneSettings = LiftBackboneSettings()
     geometry: GeometrySettings = GeometrySettings()
     features: FeatureSettings = FeatureSettings()
     reader: str = Field("", description="capture reader; empty detects the layout")
@@ -111,7 +126,7 @@ class FinetuneSettings(Section):
     """``fit3d finetune``."""
 
     name: str = Field("tuned", description="name of the model directory in <workspace>/models")
-    backbone: BackboneSettings = BackboneSettings()
+    backbone: ModelSettings = ModelSettings()
     epochs: int = Field(1, gt=0, description="passes over all training views")
     lr: float = Field(1e-5, gt=0, description="AdamW step (FiT3D: 1e-5)")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay (FiT3D: 1e-4)")

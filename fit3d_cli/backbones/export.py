@@ -72,7 +72,13 @@ def model_config(backbone: Backbone) -> dict[str, Any]:
         "architecture": architecture,
         "num_classes": 0,
         "num_features": backbone.dim,
-        "model_args": {**backbone.model_args, "num_classes": 0, "dynamic_img_size": True},
+        # With dynamic sizes timm forgets the size that the position embedding was made for.
+        "model_args": {
+            **backbone.model_args,
+            "img_size": [side * backbone.patch_size for side in backbone.grid_size],
+            "num_classes": 0,
+            "dynamic_img_size": True,
+        },
         "pretrained_cfg": {
             **{key: value for key, value in pretrained.items() if value is not None},
             "tag": "fit3d",

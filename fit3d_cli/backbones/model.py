@@ -27,6 +27,7 @@ class Backbone(nn.Module):
         model: The timm module, without classifier.
         dim: Token channels C.
         patch_size: Pixels per token side.
+        grid_size: Token grid ``(h, w)`` of the stored position embedding.
         prefix_tokens: Class and register tokens before the patch tokens.
         mean: Per-channel mean that is subtracted, for pictures in 0..1.
         std: Per-channel deviation that is divided by.
@@ -61,6 +62,8 @@ class Backbone(nn.Module):
         self.ignored = ignored
         self.dim = int(timm_model.num_features)
         self.patch_size = int(timm_model.patch_embed.patch_size[0])
+        rows, columns = timm_model.patch_embed.grid_size
+        self.grid_size = (int(rows), int(columns))
         self.prefix_tokens = int(timm_model.num_prefix_tokens)
         config = timm_model.pretrained_cfg
         self.mean: tuple[float, ...] = tuple(map(float, config["mean"]))
@@ -85,11 +88,12 @@ class Backbone(nn.Module):
     @property
     def identity(self) -> str:
         """Hex digest of all that decides the tokens: weights, architecture, normalisation."""
-        arguments = {key: repr(value) for key, value in self.model_args.items()}
+        arguments = {k: repr(v) for k, v in self.model_args.items() if k != "img_size"}
         described = json.dumps(
-            [self.weights_sha256, self.timm_id.split(".")[0], arguments, self.mean, self.std],
+            [self.weights_sha256, self.timm_id.split(".")[0], arguments, self.grid_size,
+             self.mean, self.std],
             sort_keys=True,
-        )
+        )  # fmt: skip
         return hashlib.sha256(described.encode()).hexdigest()
 
     def input_size(self, width: int, height: int, target_width: int) -> tuple[int, int]:

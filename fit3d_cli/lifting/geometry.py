@@ -186,8 +186,7 @@ class GeometryFit:
             if state:
                 tensors[f"m.{key}"] = state["exp_avg"]
                 tensors[f"v.{key}"] = state["exp_avg_sq"]
-        for key, value in self.densifier.state().items():
-            tensors[f"d.{key}"] = value
+        tensors |= {f"d.{key}": value for key, value in self.densifier.state().items()}
         write_tensors(path, tensors, {"step": str(self.step)})
 
     def _load(self, path: Path) -> None:

@@ -1,11 +1,12 @@
 import importlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from fit3d_cli.backbones.base import BACKBONES
-from fit3d_cli.backbones.load import load_backbone
+from fit3d_cli.backbones.load import DATA, load_backbone
 from fit3d_cli.backbones.model import Backbone, require_plain_vit, state_digest
 from fit3d_cli.backbones.torchvision_shim import import_timm
 from fit3d_cli.device import seeded
@@ -128,3 +129,18 @@ def test_random_room_backbone_loads_without_any_file(tmp_path: Path) -> None:
     assert one.weights_sha256 == two.weights_sha256
     assert one.source == "random" and not one.training
     assert one.name == "room-tiny" and one.licence == "apache-2.0"
+
+
+def test_shipped_room_weights_fit_the_registered_architecture() -> None:
+    from fit3d_cli.tensorfile import MODEL_LIMITS, read_header
+
+    spec = BACKBONES.get("room-tiny")
+    file = DATA / spec.file
+    if not file.is_file():
+        pytest.skip("the room weights are not built yet")
+    stated = json.loads(read_header(file, limits=MODEL_LIMITS).metadata["architecture"])
+    assert dict(spec.model_args).items() <= stated.items()
+    backbone = load_backbone("room-tiny")
+    assert backbone.matched == len(backbone.model.state_dict())
+    tokens = backbone.tokens(torch.rand(1, 3, 120, 160))
+    assert tokens.shape == (1, 15, 20, backbone.dim)

@@ -154,12 +154,8 @@ def test_models_without_published_weights_ask_for_a_file() -> None:
 
 
 @pytest.mark.realdata
-def test_real_vit_tiny_weights_load() -> None:
-    default = Path(__file__).parents[3] / "shared" / "data"
-    data = Path(os.environ.get("FIT3D_DATA") or default)
-    file = data / "weights" / "vit_tiny_patch16_224_in1k.fp16.safetensors"
-    if not file.is_file():
-        pytest.skip("real data is not here (FIT3D_DATA)")
+def test_real_vit_tiny_weights_load(realdata: Path) -> None:
+    file = realdata / "weights" / "vit_tiny_patch16_224_in1k.fp16.safetensors"
     backbone = load_backbone(NAME, weights=str(file))
     assert (backbone.matched, backbone.ignored) == (150, 2)
     assert backbone.mean == (0.5, 0.5, 0.5)

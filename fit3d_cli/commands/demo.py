@@ -1,0 +1,159 @@
+"""``fit3d demo``: the whole chain on the built-in rooms."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fit3d_cli.commands._options import DEFAULT_WORKSPACE, Run
+
+if TYPE_CHECKING:
+    from fit3d_cli.lifting.lift import LiftResult
+    from fit3d_cli.progress import OnEvent
+    from fit3d_cli.report import Report
+
+PROFILE = "demo"
+WORKSPACE = Path("fit3d-demo")
+WIDTH, HEIGHT = 192, 144
+TRAIN_ROOMS, TEST_ROOMS = 3, 3
+TRAIN_VIEWS, TEST_VIEWS = 24, 10
+
+
+def demo(
+    run: Run,
+    rooms: Annotated[
+        int | None, typer.Option(min=1, max=100, metavar="N", help="Rooms to lift (3).")
+    ] = None,
+) -> None:
+    """Generate rooms, lift, render, finetune, probe on unseen rooms, compare. Offline, on a CPU.
+
+    Takes a few minutes on two cores; run it again to go on after an interruption. Results go to
+    WORKSPACE (fit3d-demo here).
+    """
+    workspace = WORKSPACE if run.workspace == DEFAULT_WORKSPACE else run.workspace
+    run = dataclasses.replace(run, profile=run.profile or PROFILE, workspace=workspace)
+    resolved = run.resolve()
+    count = rooms or TRAIN_ROOMS
+    if run.dry_run:
+        run.show_settings(resolved, {"rooms": count, "unseen rooms": TEST_ROOMS})
+        return
+
+    from fit3d_cli.archive import read_archive
+    from fit3d_cli.comparing.compare import compare
+    from fit3d_cli.finetuning.finetune import finetune
+    from fit3d_cli.lifting.lift import lift_captures
+    from fit3d_cli.probing.run import run_probe
+    from fit3d_cli.rendering import render_scene
+
+    began = time.monotonic()
+    settings = resolved.settings
+    common: dict[str, Any] = {"workspace": workspace, "device": run.device, "seed": run.seed}
+    with run.progress() as on_event:
+        data = workspace / "datasets" / "rooms"
+        _write_rooms(data, count, run.seed, on_event)
+        scenes = lift_captures([data / "train"], settings.lift, on_event=on_event, **common)
+        archives = [scene.path for scene in scenes if scene.path is not None]
+        first = read_archive(archives[0])
+        pictures = workspace / "renders" / first.name
+        rendered: dict[str, Any] = {"width": settings.render.width, "out": pictures}
+        rendered |= {"frames": settings.render.frames, "fps": settings.render.fps}
+        for views, video in (("held-out", settings.render.video), ("orbit", "gif")):
+            render_scene(
+                first, what=settings.render.what, views=views, video=video, on_event=on_event,
+                **rendered,
+            )  # fmt: skip
+        tuned = finetune(archives, settings.finetune, captures=[], on_event=on_event, **common)
+        reports = [
+            run_probe(task, "rooms", settings.probe, on_event=on_event, **common).report
+            for task in ("seg", "depth")
+        ]
+        page = compare(
+            [], settings.compare, differences=resolved.differences(), command="fit3d demo",
+            on_event=on_event, **common,
+        ).page  # fmt: skip
+    if run.as_json:
+        run.emit(
+            {
+                "scenes": [_scene(scene) for scene in scenes],
+                "finetune": {
+                    "steps": tuned.steps,
+                    "loss_first": tuned.loss_first,
+                    "loss_last": tuned.loss_last,
+                    "heldout_before": tuned.heldout_before,
+                    "heldout_after": tuned.heldout_after,
+                    "seconds": tuned.seconds,
+                },
+                "probe": [
+                    {
+                        "task": report.task,
+                        "dataset": report.dataset,
+                        "model": row.model,
+                        "metrics": dict(row.metrics),
+                    }
+                    for report in reports
+                    for row in report.rows
+                ],
+                "report": page,
+                "seconds": time.monotonic() - began,
+            }
+        )
+        return
+    _print(run, scenes, reports, pictures, page, time.monotonic() - began)
+
+
+def _write_rooms(data: Path, count: int, seed: int, on_event: OnEvent) -> None:
+    """``train/room-N`` to lift and to learn from, ``test/room-N`` only to score on.
+
+    None of these seeds is among those that the built-in backbone was trained on.
+    """
+    from fit3d_cli.progress import Progress
+    from fit3d_cli.rooms import write_room
+
+    plan = [("train", i, TRAIN_VIEWS) for i in range(count)]
+    plan += [("test", count + i, TEST_VIEWS) for i in range(TEST_ROOMS)]
+    for done, (split, index, views) in enumerate(plan):
+        on_event(Progress("generate rooms", done, len(plan)))
+        write_room(
+            data / split / f"room-{index}", 1000 * seed + index,
+            views=views, width=WIDTH, height=HEIGHT,
+        )  # fmt: skip
+    on_event(Progress("generate rooms", len(plan), len(plan)))
+
+
+def _scene(scene: LiftResult) -> dict[str, Any]:
+    return {
+        "name": scene.name,
+        "gaussians": scene.gaussians,
+        "psnr_heldout": scene.psnr_heldout,
+        "feature_cosine_heldout": scene.feature_cosine_heldout,
+        "seconds": scene.seconds,
+    }
+
+
+def _print(
+    run: Run,
+    scenes: list[LiftResult],
+    reports: list[Report],
+    pictures: Path,
+    page: Path,
+    seconds: float,
+) -> None:
+    from fit3d_cli.commands import _show
+
+    columns = ("scene", "gaussians", "PSNR held-out", "feature cosine held-out")
+    rows = [(s.name, s.gaussians, s.psnr_heldout, s.feature_cosine_heldout) for s in scenes]
+    _show.table(run.out, columns, rows)
+    for report in reports:
+        keys = {"seg": ("miou", "macc", "aacc"), "depth": ("rmse", "abs_rel", "delta1")}[
+            report.task
+        ]
+        run.out.write(f"\n{report.task} on {report.count} pictures of unseen rooms\n")
+        table = [(row.model, *(row.metrics.get(key) for key in keys)) for row in report.rows]
+        _show.table(run.out, ("model", *keys), table)
+    run.out.write(f"\npictures: {pictures}\nreport: {page}\n")
+    run.out.write(f"done in {seconds:.0f} s; rooms are a demonstration, not a benchmark\n")
+    run.hint("fit3d lift YOUR_CAPTURE --backbone dinov2-small  (COLMAP, transforms.json or RGB-D)")

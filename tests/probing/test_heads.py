@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fit3d_cli.probing.features import interpolate
+from fit3d_cli.probing.heads import DepthHead, SegHead
+from fit3d_cli.probing.prediction import predict_depth, predict_labels
+from fit3d_cli.probing.training import Plan, draw_pixels
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 4)])
+def test_interpolation_is_torchs_bilinear_at_every_pixel(size: tuple[int, int]) -> None:
+    grid = torch.rand(*size, 3, generator=generator())
+    height, width = 23, 31
+    expected = nn.functional.interpolate(
+        grid.permute(2, 0, 1)[None], size=(height, width), mode="bilinear", align_corners=False
+    )[0].permute(1, 2, 0)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.stack([(x + 0.5) / width, (y + 0.5) / height], dim=-1).reshape(-1, 2)
+    found = interpolate(grid, places).reshape(height, width, 3)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_seg_head_is_batch_norm_and_a_convolution() -> None:
+    rows = torch.randn(500, 6, generator=generator()) * 3 + 1
+    std = (rows.var(0, unbiased=False) + 1e-5).sqrt()
+    head = SegHead(rows.mean(0), std, 4, generator=generator())
+    with torch.no_grad():
+        head.scale.uniform_(0.5, 2)
+        head.shift.uniform_(-1, 1)
+        head.bias.uniform_(-1, 1)
+    norm = nn.BatchNorm1d(6)
+    convolution = nn.Conv2d(6, 4, 1)
+    with torch.no_grad():
+        norm.weight.copy_(head.scale)
+        norm.bias.copy_(head.shift)
+        convolution.weight.copy_(head.weight[:, :, None, None])
+        assert convolution.bias is not None
+        convolution.bias.copy_(head.bias)
+    normed = norm(rows).T[None, :, :, None]
+    expected = convolution(normed)[0, :, :, 0].T
+    torch.testing.assert_close(head(rows), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_heads_commute_with_interpolation() -> None:
+    grid = torch.randn(4, 5, 6, generator=generator())
+    places = torch.rand(40, 2, generator=generator())
+    head = SegHead(torch.ones(6), torch.full((6,), 2.0), 3, generator=generator())
+    torch.testing.assert_close(head(interpolate(grid, places)), interpolate(head(grid), places))
+
+
+def test_depth_is_the_expectation_over_bins() -> None:
+    head = DepthHead(2, 4, 1.0, 4.0, generator=generator())
+    logits = torch.tensor([[-1.0, 0.0, 2.0, 0.4]])
+    mass = [0.1, 0.1, 2.1, 0.5]
+    expected = sum(m * b for m, b in zip(mass, (1, 2, 3, 4), strict=True)) / sum(mass)
+    assert float(head.decode(logits)) == pytest.approx(expected)
+    far = head(torch.randn(100, 2, generator=generator()) * 1e4)
+    assert far.min() >= 1 and far.max() <= 4
+
+
+def test_labels_are_the_arg_max_of_enlarged_logits_over_any_number_of_classes() -> None:
+    head = SegHead(torch.zeros(5), torch.ones(5), 37, generator=generator())
+    grid = torch.randn(3, 4, 5, generator=generator())
+    logits = nn.functional.interpolate(
+        head(grid).permute(2, 0, 1)[None], size=(10, 17), mode="bilinear", align_corners=False
+    )
+    assert torch.equal(predict_labels(head, grid, 10, 17), logits[0].argmax(0))
+
+
+def test_depth_prediction_has_the_size_of_the_truth() -> None:
+    head = DepthHead(5, 8, 0.5, 2.0, generator=generator())
+    same = predict_depth(head, torch.ones(3, 4, 5), 11, 9)
+    assert same.shape == (11, 9)
+    torch.testing.assert_close(same, head(torch.ones(5)).expand(11, 9))
+
+
+def test_pixels_are_drawn_from_the_valid_ones_at_their_centres() -> None:
+    labels = torch.arange(20).reshape(4, 5)
+    valid = labels % 3 == 0
+    pixels = draw_pixels(labels, valid, generator())
+    assert pixels is not None
+    assert set(pixels.targets.tolist()) <= {0, 3, 6, 9, 12, 15, 18}
+    column = (pixels.places[:, 0] * 5 - 0.5).round().long()
+    row = (pixels.places[:, 1] * 4 - 0.5).round().long()
+    assert torch.equal(labels[row, column], pixels.targets)
+    assert draw_pixels(labels, torch.zeros(4, 5, dtype=torch.bool), generator()) is None
+
+
+def shape(plan: Plan) -> Tensor:
+    return torch.tensor([plan.factor(step) for step in range(plan.steps)])
+
+
+def test_schedules_rise_and_fall() -> None:
+    linear = shape(Plan(100, 1, 1.0, 0.0, 0.1, "linear"))
+    assert linear[9] == 1 and linear[0] == pytest.approx(0.1)
+    assert torch.all(linear[10:].diff() < 0) and linear[-1] < 0.02
+    torch.testing.assert_close(linear[10:].diff().diff(), torch.zeros(88), atol=1e-6, rtol=0)
+    cosine = shape(Plan(90, 1, 1.0, 0.0, 1 / 3, "cosine"))
+    assert cosine[29] == 1
+    assert cosine[60] == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)), abs=1e-6)
+    assert shape(Plan(1, 1, 1.0, 0.0, 1 / 3, "cosine")).tolist() == [1.0]
