@@ -1,6 +1,3 @@
-"""CPU kernels of fit3d: projection, binning, the weight matrix and its products.
-"""
-
 from typing import Annotated
 
 import numpy
@@ -8,11 +5,8 @@ from numpy.typing import NDArray
 
 has_cuda: bool = False
 
-def isa() -> str:
-    """Instruction set in use: 'avx2' or 'baseline'."""
-
-def use_baseline(baseline: bool) -> None:
-    """Force the portable code path (tests compare it with the fast one)."""
+def isa() -> str: ...
+def use_baseline(baseline: bool) -> None: ...
 
 class Camera:
     def __init__(
@@ -334,4 +328,24 @@ def csr_transpose(
     t_offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
     t_rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
     t_vals: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
+) -> None: ...
+def ssim(
+    x: Annotated[
+        NDArray[numpy.float32],
+        dict(shape=(None, None, None), order="C", device="cpu", writable=False),
+    ],
+    y: Annotated[
+        NDArray[numpy.float32],
+        dict(shape=(None, None, None), order="C", device="cpu", writable=False),
+    ],
+    weights: Annotated[
+        NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
+    ],
+    taps: Annotated[
+        NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    scratch: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
+    row_sums: Annotated[NDArray[numpy.float64], dict(shape=(None,), order="C", device="cpu")],
+    v_x: object | None,
+    threads: int,
 ) -> None: ...

@@ -88,7 +88,7 @@ def choose_views(scene: Scene, views: str, where: str = "--views") -> list[int]:
     """Indices of ``held-out``, ``all`` or comma-separated view names (or their stems).
 
     Raises:
-        SettingsError: An unknown view, or no held-out views.
+        SettingsError: An unknown or ambiguous view, or none at all.
     """
     if views == "all":
         return list(range(len(scene.names)))
@@ -99,11 +99,15 @@ def choose_views(scene: Scene, views: str, where: str = "--views") -> list[int]:
                 "the scene has no held-out views", where=where, hint="use all, orbit or a view name"
             )
         return chosen
-    indices = []
-    for name in filter(None, (part.strip() for part in views.split(","))):
-        matches = [
+    indices: list[int] = []
+    wanted = [part.strip() for part in views.split(",") if part.strip()]
+    if not wanted:
+        raise SettingsError("no view is named", where=where, hint="use held-out, all or orbit")
+    for name in wanted:
+        # A full name is never ambiguous, even if another view's stem or file name is the same.
+        matches = [i for i, known in enumerate(scene.names) if name == known] or [
             i for i, known in enumerate(scene.names)
-            if name in (known, PurePosixPath(known).name, PurePosixPath(known).stem)
+            if name in (PurePosixPath(known).name, PurePosixPath(known).stem)
         ]  # fmt: skip
         if len(matches) != 1:
             problem = "no view" if not matches else f"{len(matches)} views"
@@ -112,7 +116,8 @@ def choose_views(scene: Scene, views: str, where: str = "--views") -> list[int]:
                 where=where,
                 hint=f"names look like {scene.names[0]}; or use held-out, all, orbit",
             )
-        indices.append(matches[0])
+        if matches[0] not in indices:
+            indices.append(matches[0])
     return indices
 
 
@@ -232,10 +237,11 @@ def _pca_picture(maps: Maps, basis: PcaBasis | None) -> Tensor:
 def _file_names(names: Sequence[str]) -> list[str]:
     """Short file names of views: the stem if that is unique, else the whole name, flattened."""
     stems = [PurePosixPath(name).stem for name in names]
-    unique = len(set(stems)) == len(stems)
-    return [
-        stem if unique else name.replace("/", "_") for stem, name in zip(stems, names, strict=True)
-    ]
+    flat = [name.replace("/", "_") for name in names]
+    for labels in (stems, flat):
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{index:04d}_{label}" for index, label in enumerate(flat)]  # a/b.png beside a_b.png
 
 
 def _save_npy(path: Path, values: Tensor) -> None:

@@ -9,11 +9,15 @@ paths.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from fit3d_cli import storage
 from fit3d_cli.errors import CaptureError, SettingsError
+
+# Where fit3d writes; a workspace may be somebody's home directory with much else in it.
+_OURS = ("cache", "compare", "models", "renders", "reports", "scenes", "viz")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,13 @@ class Workspace:
         """Everything that can be computed again."""
         return self.root / "cache"
 
+    def sweep(self) -> int:
+        """Remove the half-written files of runs that were killed; returns how many."""
+        folders = [self.root]
+        for name in _OURS:
+            folders += [Path(folder) for folder, _, _ in os.walk(self.root / name)]
+        return sum(map(storage.sweep, folders))
+
     def newest_model(self) -> Path:
         """The tuned model that was finished last.
 
@@ -71,12 +82,26 @@ class Workspace:
         self._remember("captures.json", name, str(root.resolve()))
 
     def remember_backbone(self, digest: str, weights: str) -> None:
-        """Note which file holds the weights with this digest; empty means the default ones."""
+        """Note which file or model directory holds these weights; empty means the default ones."""
         self._remember("backbones.json", digest, str(Path(weights).resolve()) if weights else "")
 
     def weights_of(self, digest: str) -> str:
         """The file that was remembered for weights with this digest, or an empty string."""
-        return self._table("backbones.json").get(digest, "")
+        return self.backbone_of(digest, "")[1]
+
+    def backbone_of(self, digest: str, name: str) -> tuple[str, str]:
+        """Where the weights with this digest are.
+
+        Args:
+            digest: Of the weights.
+            name: What the backbone was called.
+
+        Returns:
+            ``name`` and the file of its weights, empty for the default ones; or the remembered
+            model directory and an empty string.
+        """
+        known = self._table("backbones.json").get(digest, "")
+        return (known, "") if known and Path(known).is_dir() else (name, known)
 
     def capture_dir(self, name: str, override: Path | None = None) -> Path:
         """Directory of the capture called ``name``.
@@ -107,7 +132,6 @@ class Workspace:
 
     def _remember(self, file: str, key: str, value: str) -> None:
         path = self.root / file
-        storage.require_writable(self.root)
         with storage.locked(path, blocking=True):
             known = self._table(file)
             if known.get(key) != value:

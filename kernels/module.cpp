@@ -267,4 +267,16 @@ NB_MODULE(_kernels, m) {
         },
         "offsets"_a.noconvert(), "cols"_a.noconvert(), "vals"_a.noconvert(),
         "t_offsets"_a.noconvert(), "t_rows"_a.noconvert(), "t_vals"_a.noconvert(), Release());
+
+  m.def("ssim",
+        [](Array<const float, -1, -1, -1> x, Array<const float, -1, -1, -1> y, Mat weights,
+           Vec taps, OutVec scratch, Array<double, -1> row_sums,
+           nb::object v_x, int threads) {
+          float* to = v_x.is_none() ? nullptr : nb::cast<Array<float, -1, -1, -1>>(v_x).data();
+          nb::gil_scoped_release release;
+          ssim(x.shape(0), x.shape(1), x.shape(2), x.data(), y.data(), weights.data(), taps.data(),
+               scratch.data(), row_sums.data(), to, threads);
+        },
+        "x"_a.noconvert(), "y"_a.noconvert(), "weights"_a.noconvert(), "taps"_a.noconvert(),
+        "scratch"_a.noconvert(), "row_sums"_a.noconvert(), "v_x"_a.none(), "threads"_a);
 }

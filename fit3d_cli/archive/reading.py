@@ -33,7 +33,7 @@ from fit3d_cli.tensorfile import TensorFile, open_tensors
 def read_archive(
     path: Path,
     *,
-    verify: Literal["header", "full"] = "header",
+    verify: Literal["header", "read", "full"] = "read",
     features: bool = True,
     sh: bool = True,
 ) -> Scene:
@@ -41,8 +41,8 @@ def read_archive(
 
     Args:
         path: The ``.f3d`` file.
-        verify: ``"header"`` checks structure, manifest and numbers; ``"full"`` also the sha256
-            of every tensor.
+        verify: ``"header"`` checks structure, manifest and numbers; ``"read"`` also the sha256
+            of every tensor that is read; ``"full"`` reads and checks all.
         features: False leaves the features out: ``[N, d]`` NaN that take no memory.
         sh: False leaves the colours out: ``[N, 1, 3]`` NaN that take no memory.
 
@@ -59,7 +59,7 @@ def read_archive(
         for name in file.header.tensors:
             wanted = name not in skipped and not name.startswith(EXTENSION)
             if wanted or verify == "full":
-                tensor = _read(file, name, manifest, check=verify == "full")
+                tensor = _read(file, name, manifest, check=verify != "header")
                 if wanted:
                     tensors[name] = tensor
     check_numbers(tensors, path, hint=REMAKE_HINT)

@@ -42,10 +42,10 @@ def console(out: TextIO) -> Console:
 
 
 def table(out: TextIO, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows; numbers right-aligned, None as a dash."""
+    """Print rows; columns of numbers right-aligned, None as a dash."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        numeric = any(isinstance(row[index], int | float) for row in rows)
+        numeric = all(isinstance(row[index], int | float | None) for row in rows)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*map(cell, row))

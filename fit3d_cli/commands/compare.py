@@ -38,6 +38,7 @@ def compare(
     """
     chosen = subjects or []
     _check(chosen, tuned)
+    require_model(run, tuned)
     resolved = run.resolve(
         {
             "compare.tuned": ("--tuned", None if tuned is None else str(tuned)),
@@ -60,7 +61,6 @@ def compare(
             chosen,
             resolved.settings.compare,
             workspace=run.workspace,
-            base_given=resolved.values["compare.backbone.name"].source != "default",
             device=run.device,
             seed=run.seed,
             captures=captures,
@@ -116,7 +116,16 @@ def _check(chosen: list[str], tuned: Path | None) -> None:
         path = Path(chosen[0])
         error = ArchiveError if path.suffix.lower() == ".f3d" else ImageError
         require([path], hint="name a picture, a folder, a .f3d scene, or two models", error=error)
-    require([tuned] if tuned else [], hint="name a model directory", error=SettingsError)
+
+
+def require_model(run: Run, tuned: Path | None) -> None:
+    """Refuse a ``--tuned`` that is neither a directory nor a model of the workspace.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    if tuned is not None and not (run.workspace / "models" / tuned).is_dir():
+        require([tuned], hint="name a model directory", error=SettingsError)
 
 
 def _command(chosen: list[str], differences: Mapping[str, Any], seed: int) -> str:

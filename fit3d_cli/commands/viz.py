@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fit3d_cli.commands._options import Backbone, Captures, Run, Weights, require
+from fit3d_cli.commands.compare import require_model
 from fit3d_cli.errors import ArchiveError, ImageError, SettingsError
 
 
@@ -52,7 +53,7 @@ def viz(
     error = ArchiveError if is_scene else ImageError
     _check(is_scene, {"--tuned": tuned, "--backbone": backbone, "--weights": weights}, captures)
     require([subject], hint="name a picture, a folder of pictures or a .f3d scene", error=error)
-    require([tuned] if tuned else [], hint="name a model directory", error=SettingsError)
+    require_model(run, tuned)
     require([captures] if captures else [], hint="name the folder of the photos with --captures")
     target = out or run.workspace / "viz" / (subject.stem or "pictures")
     if run.dry_run:
@@ -84,7 +85,6 @@ def viz(
                 resolved.settings.viz,
                 workspace=run.workspace,
                 out=target,
-                base_given=resolved.values["viz.backbone.name"].source != "default",
                 device=run.device,
                 seed=run.seed,
                 on_event=on_event,

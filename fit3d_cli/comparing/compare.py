@@ -12,17 +12,15 @@ from typing import Any
 import torch
 
 from fit3d_cli.comparing.inputs import (
-    Pair,
     Photos,
-    load_pair,
     load_reports,
-    load_two,
     photos_of_path,
     photos_of_scene,
     photos_of_workspace,
     scene_rows,
 )
 from fit3d_cli.comparing.look import file_names
+from fit3d_cli.comparing.models import load_pair, load_two
 from fit3d_cli.comparing.page import PageFacts, write_report
 from fit3d_cli.comparing.pictures import FeaturePicture, compare_pictures
 from fit3d_cli.comparing.sections import flat_settings
@@ -64,7 +62,6 @@ def compare(
     settings: CompareSettings,
     *,
     workspace: Path,
-    base_given: bool = False,
     device: str = "auto",
     seed: int = 0,
     captures: Path | None = None,
@@ -79,8 +76,6 @@ def compare(
             or ``.f3d`` scene.
         settings: Of the verb.
         workspace: Results go to its ``compare/``.
-        base_given: Whether ``settings.backbone`` was chosen by the user; otherwise the tuned
-            model's record names the base.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Of PCA samples, k-means and the bootstrap.
         captures: Where the scenes' photos lie, if they were moved.
@@ -102,9 +97,7 @@ def compare(
         weights = settings.backbone.weights
         pair = load_two(subjects[0], subjects[1], home, weights=weights, device=target)
     else:
-        pair = load_pair(
-            home, settings.backbone, tuned=settings.tuned, base_given=base_given, device=target
-        )
+        pair = load_pair(home, settings.backbone, tuned=settings.tuned, device=target)
     require_writable(out)
     pictures = compare_pictures(
         photos.paths, pair.base, pair.tuned,
@@ -114,12 +107,12 @@ def compare(
     files = tuple(out / name for name in file_names(photos.names))
     for file, picture in zip(files, pictures, strict=True):
         save_png(file, picture.sheet())
-    reports, about_reports = _reports(pair, home)
+    reports, about_reports = load_reports(home.reports_dir, pair)
     scenes, about_scenes = scene_rows(home.scene_paths())
     remarks = (*pair.remarks, *remarks, *about_reports, *about_scenes)
     facts = PageFacts(
-        base=pair.base_name,
-        tuned=pair.tuned_name,
+        base=pair.base.name,
+        tuned=pair.tuned.name,
         scenes=scenes,
         settings=differences or {},
         commands=(*_commands(reports), command),
@@ -134,7 +127,7 @@ def compare(
     )
     page = write_report(out / "index.html", reports, pictures, facts, seed=seed)
     return Compared(
-        page, files, pictures, pair.base_name, pair.tuned_name,
+        page, files, pictures, pair.base.name, pair.tuned.name,
         tuple(summary_rows(reports, seed=seed)), remarks,
     )  # fmt: skip
 
@@ -148,17 +141,6 @@ def _photos(
     if path.suffix.lower() == ".f3d":
         return photos_of_scene(path, workspace, captures).spread(count), ()
     return photos_of_path(path).spread(count), ()
-
-
-def _reports(pair: Pair, workspace: Workspace) -> tuple[tuple[Report, ...], tuple[str, ...]]:
-    if not pair.own:
-        if not any(workspace.reports_dir.glob("*.json")):
-            return (), ()
-        return (), (
-            "The workspace's measurements are left out: they are about its newest tuned model "
-            "and the base of that.",
-        )
-    return load_reports(workspace.reports_dir, newer_than=workspace.newest_model() / "config.json")
 
 
 def _commands(reports: Sequence[Report]) -> list[str]:

@@ -1,46 +1,23 @@
-"""What there is to compare: models, photos, reports and scenes of a workspace."""
+"""What there is to look at: photos, reports and scenes of a workspace."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fit3d_cli.archive import describe, read_archive
-from fit3d_cli.backbones.export import read_provenance
-from fit3d_cli.backbones.load import load_backbone
-from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.capture.base import READERS
 from fit3d_cli.capture.read import read_capture
+from fit3d_cli.comparing.models import Pair
 from fit3d_cli.errors import ArchiveError, Fit3dError, ImageError, SettingsError
 from fit3d_cli.report import Report
-from fit3d_cli.settings import BackboneSettings
 from fit3d_cli.workspace import Workspace
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two loaded models.
-
-    Attributes:
-        base: The first one.
-        tuned: The second one.
-        base_name: Name to show, without directories.
-        tuned_name: Name to show, without directories.
-        own: Whether they are the workspace's newest tuned model and its base, the pair that
-            the workspace's reports measured.
-        remarks: What a reader must know.
-    """
-
-    base: Backbone
-    tuned: Backbone
-    base_name: str
-    tuned_name: str
-    own: bool
-    remarks: tuple[str, ...] = ()
+_DIGEST = re.compile(r"weights sha256 ([0-9a-f]{12})")
 
 
 @dataclass(frozen=True)
@@ -67,87 +44,6 @@ class Photos:
             tuple(self.names[i] for i in picks),
             tuple(self.groups[i] for i in picks) if self.groups else (),
         )
-
-
-def load_pair(
-    workspace: Workspace,
-    backbone: BackboneSettings,
-    *,
-    tuned: str = "",
-    base_given: bool = False,
-    device: str = "cpu",
-) -> Pair:
-    """A tuned model and the base that it was tuned from.
-
-    Args:
-        workspace: Where models are looked for by name.
-        backbone: The base, if ``base_given``; its ``weights`` hold in any case.
-        tuned: Name or directory of the tuned model; empty takes the newest.
-        base_given: Whether the user chose the base; otherwise the tuned model's own record
-            names it.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        SettingsError: There is no tuned model.
-        WeightsError: A model directory is damaged, or the base does not fit it.
-        UnknownNameError: No such backbone.
-        OfflineError: Weights would have to be downloaded.
-    """
-    directory = model_name(tuned, workspace) if tuned else str(workspace.newest_model())
-    record = read_provenance(Path(directory)) if Path(directory).is_dir() else {}
-    recorded = str(record.get("backbone", ""))
-    name = backbone.name if base_given or not recorded else recorded
-    base = load_backbone(model_name(name, workspace), weights=backbone.weights, device=device)
-    second = load_backbone(directory, device=device)
-    remarks = _base_remarks(base, record)
-    return Pair(base, second, base.name, second.name, _is_newest(directory, workspace), remarks)
-
-
-def load_two(
-    first: str, second: str, workspace: Workspace, *, weights: str = "", device: str = "cpu"
-) -> Pair:
-    """Any two models by name or directory.
-
-    Args:
-        first: The one that is shown as the base.
-        second: The one that is shown as tuned.
-        workspace: Where models are looked for by name.
-        weights: File for the first, instead of its default weights.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        Fit3dError: As ``load_pair``.
-    """
-    directory = model_name(second, workspace)
-    base = load_backbone(model_name(first, workspace), weights=weights, device=device)
-    tuned = load_backbone(directory, device=device)
-    own = False
-    if _is_newest(directory, workspace):
-        own = read_provenance(Path(directory)).get("backbone") == base.name
-    return Pair(base, tuned, base.name, tuned.name, own)
-
-
-def model_name(name: str, workspace: Workspace) -> str:
-    """``name``, or the directory of the workspace's model that is called so."""
-    inside = workspace.models_dir / name
-    return str(inside) if (inside / "config.json").is_file() else name
-
-
-def _is_newest(directory: str, workspace: Workspace) -> bool:
-    try:
-        return Path(directory).resolve() == workspace.newest_model().resolve()
-    except SettingsError:
-        return False
-
-
-def _base_remarks(base: Backbone, record: dict[str, Any]) -> tuple[str, ...]:
-    expected = record.get("base_weights_sha256")
-    if not expected or expected == base.weights_sha256:
-        return ()
-    return (
-        f"The weights of {base.name} are not those that the tuned model started from: "
-        "name their file with --weights.",
-    )
 
 
 def photos_of_path(path: Path) -> Photos:
@@ -231,8 +127,8 @@ def photos_of_workspace(
         raise SettingsError(
             "no photos to look at" + (f" ({remarks[0]})" if remarks else ""),
             where=workspace.root / "scenes",
-            hint="name a picture or a folder, say where captures lie with --captures, or run "
-            "fit3d lift first",
+            hint="name a picture or a folder (with --backbone and --tuned to choose models), or "
+            "say where the captures lie with --captures",
         )
     shares = [count // len(groups) + (i < count % len(groups)) for i in range(len(groups))]
     parts = [group.spread(share) for group, share in zip(groups, shares, strict=True) if share]
@@ -246,20 +142,20 @@ def photos_of_workspace(
     )
 
 
-def load_reports(
-    directory: Path, *, newer_than: Path | None = None
-) -> tuple[tuple[Report, ...], tuple[str, ...]]:
-    """All probe reports of a directory, by file name.
+def load_reports(directory: Path, pair: Pair) -> tuple[tuple[Report, ...], tuple[str, ...]]:
+    """The probe reports of a directory that are about these models, by file name.
 
     Args:
         directory: May be absent.
-        newer_than: A file of the tuned model: reports from before it deserve a remark.
+        pair: The models. A report whose notes give digests of weights must give theirs; one
+            without is taken for the workspace's own pair only.
 
     Returns:
-        The reports, and remarks on those that could not be read or are out of date.
+        The reports, and remarks on those that were left out.
     """
     reports: list[Report] = []
     remarks: list[str] = []
+    wanted = {model.weights_sha256[:12] for model in (pair.base, pair.tuned)}
     for path in sorted(directory.glob("*.json")):
         try:
             report = Report.from_json(path.read_text("utf-8"), where=path.name)
@@ -267,12 +163,11 @@ def load_reports(
             what = error.what if isinstance(error, Fit3dError) else "cannot be read"
             remarks.append(f"Left out {path.name}: {what}.")
             continue
-        if newer_than is not None and path.stat().st_mtime < newer_than.stat().st_mtime:
-            remarks.append(
-                f"{path.name} was measured before the tuned model was finished: run that probe "
-                "again."
-            )
-        reports.append(report)
+        measured = set(_DIGEST.findall(" ".join(report.notes)))
+        if measured <= wanted if measured else pair.own:
+            reports.append(report)
+        else:
+            remarks.append(f"Left out {path.name}: it measured other models.")
     return tuple(reports), tuple(remarks)
 
 

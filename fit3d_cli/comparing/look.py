@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fit3d_cli import viz
-from fit3d_cli.backbones.load import load_backbone
-from fit3d_cli.comparing.inputs import load_pair, model_name, photos_of_path
-from fit3d_cli.comparing.pictures import (
-    MAX_FIT,
-    Lens,
-    Tokeniser,
-    enlarge,
-    lenses,
-    look,
-    photo_of,
-    tokens_of,
-)
+from fit3d_cli.comparing.inputs import photos_of_path
+from fit3d_cli.comparing.models import load_base, load_pair
+from fit3d_cli.comparing.pictures import Tokeniser, enlarge, photo_of, shared, tokens_of
 from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.images import save_png
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.settings import VizSettings
-from fit3d_cli.viz import Panel
+from fit3d_cli.storage import require_writable
+from fit3d_cli.viz import Clusters, Panel, PcaBasis
 from fit3d_cli.workspace import Workspace
+
+# Enough pictures to fit colours on; a folder of thousands is then painted one by one.
+MAX_FIT = 96
 
 
 def viz_images(
@@ -70,41 +66,41 @@ def viz_images(
     labels = list(names or [path.name for path in images])
     single = out.suffix.lower() == ".png" and len(images) == 1
     files = [out] if single else [out / name for name in file_names(labels)]
+    require_writable(files[0].parent)
     step = max(1, -(-len(images) // MAX_FIT))
-    sample = list(images[::step])
-    total = len(models) * len(sample) + len(images)
-    done = 0
+    options = {"width": width, "batch": batch}
     seen: list[list[Tensor]] = []
     for _, model in models:
         seen.append([])
-        for tokens in tokens_of(sample, model, width=width, batch=batch):
+        for tokens in tokens_of(images[::step], model, **options):
             seen[-1].append(tokens)
-            done += 1
-            on_event(Progress("features", done, total))
-    fitted = lenses(seen, clusters=clusters, seed=seed)
-    if step == 1:
-        streams: list[Iterator[Tensor]] = [iter(maps) for maps in seen]
-    else:
-        streams = [tokens_of(images, model, width=width, batch=batch) for _, model in models]
-    for path, label, file, *maps in zip(images, labels, files, *streams, strict=True):
+            done = sum(map(len, seen))
+            on_event(Progress("features", done, len(models) * len(range(0, len(images), step))))
+    fitted = shared(seen, lambda groups: _fit(groups, method, clusters, seed))
+    rest = [path for index, path in enumerate(images) if index % step]
+    streams = [tokens_of(rest, model, **options) for _, model in models]
+    for index, (path, label, file) in enumerate(zip(images, labels, files, strict=True)):
         photo = photo_of(path, models[0][1], width)
         panels = [Panel("photo", viz.to_uint8(photo))]
-        for (model_label, _), tokens, lens in zip(models, maps, fitted, strict=True):
-            panels.append(_panel(model_label, tokens, lens, method, photo))
+        for (name, _), maps, stream, paint in zip(models, seen, streams, fitted, strict=True):
+            tokens = next(stream) if index % step else maps[index // step]
+            panels.append(_panel(name, paint(tokens), method, photo))
         save_png(file, viz.side_by_side(panels, title=label))
-        done += 1
-        on_event(Progress("features", done, total))
+        on_event(Progress("pictures", index + 1, len(images)))
     return files
 
 
-def _panel(
-    label: str, tokens: Tensor, lens: Lens, method: Literal["pca", "kmeans"], photo: Tensor
-) -> Panel:
-    view = look(tokens, lens)
+def _fit(groups: list[Tensor], method: str, clusters: int, seed: int) -> PcaBasis | Clusters:
+    if method == "pca":
+        return viz.fit_pca(groups, seed=seed)
+    return viz.kmeans(torch.cat(groups), clusters, seed=seed)
+
+
+def _panel(label: str, colours: Tensor, method: str, photo: Tensor) -> Panel:
     height, width = photo.shape[:2]
     if method == "pca":
-        return Panel(f"{label}: PCA", enlarge(view.pca, width, height))
-    return Panel(f"{label}: k-means", enlarge(view.clusters, width, height, hard=True))
+        return Panel(f"{label}: PCA", enlarge(colours, width, height))
+    return Panel(f"{label}: k-means", enlarge(colours, width, height, hard=True))
 
 
 def file_names(names: Sequence[str]) -> list[str]:
@@ -128,7 +124,6 @@ def viz_subject(
     *,
     workspace: Path,
     out: Path,
-    base_given: bool = False,
     device: str = "auto",
     seed: int = 0,
     on_event: OnEvent = ignore,
@@ -140,7 +135,6 @@ def viz_subject(
         settings: Of the verb.
         workspace: Where models are looked for by name.
         out: A ``.png`` file for one photo, otherwise a directory.
-        base_given: Whether the user chose the base; otherwise the tuned model's record names it.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Of the fit.
         on_event: Progress listener.
@@ -158,13 +152,10 @@ def viz_subject(
         )  # fmt: skip
     models: list[tuple[str, Tokeniser]]
     if settings.tuned:
-        pair = load_pair(
-            home, settings.backbone, tuned=settings.tuned, base_given=base_given, device=target
-        )
+        pair = load_pair(home, settings.backbone, tuned=settings.tuned, device=target)
         models = [("base", pair.base), ("tuned", pair.tuned)]
     else:
-        name = model_name(settings.backbone.name, home)
-        base = load_backbone(name, weights=settings.backbone.weights, device=target)
+        base = load_base(home, settings.backbone, {}, device=target)
         models = [(base.name, base)]
     return viz_images(
         photos.paths, models, out,

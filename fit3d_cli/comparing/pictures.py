@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from fit3d_cli.viz import Panel, PcaBasis
 from fit3d_cli.viz.clusters import Clusters
 from fit3d_cli.viz.panels import Picture
 
-# Enough pictures to fit a basis on; a folder of thousands is then coloured one by one.
-MAX_FIT = 48
+T = TypeVar("T")
 
 
 class Tokeniser(Protocol):
@@ -180,23 +179,32 @@ def compare_pictures(
 
 
 def lenses(seen: Sequence[Sequence[Tensor]], *, clusters: int, seed: int) -> list[Lens]:
-    """One lens per model, the same one wherever the models' channels correspond.
+    """One lens per model, see ``shared``.
 
     Args:
         seen: For each model the token maps ``[h, w, C]``.
         clusters: k of k-means.
         seed: Of the row samples and of k-means.
     """
+    bases = shared(seen, lambda groups: viz.fit_pca(groups, seed=seed))
+    groups = shared(seen, lambda groups: viz.kmeans(torch.cat(groups), clusters, seed=seed))
+    return [Lens(pca, found) for pca, found in zip(bases, groups, strict=True)]
+
+
+def shared(seen: Sequence[Sequence[Tensor]], fit: Callable[[list[Tensor]], T]) -> list[T]:
+    """Fit once for all models where their channels correspond, else once for each.
+
+    Args:
+        seen: For each model the token maps ``[h, w, C]``.
+        fit: Takes ``[M, C]`` rows, one tensor per model.
+
+    Returns:
+        One result per model.
+    """
     groups = [torch.cat([tokens.flatten(0, 1) for tokens in maps]) for maps in seen]
     if len({group.shape[1] for group in groups}) == 1:
-        lens = Lens(
-            viz.fit_pca(groups, seed=seed), viz.kmeans(torch.cat(groups), clusters, seed=seed)
-        )
-        return [lens for _ in groups]
-    return [
-        Lens(viz.fit_pca(group, seed=seed), viz.kmeans(group, clusters, seed=seed))
-        for group in groups
-    ]
+        return [fit(groups)] * len(groups)
+    return [fit([group]) for group in groups]
 
 
 def look(tokens: Tensor, lens: Lens) -> ModelView:

@@ -19,6 +19,7 @@ from fit3d_cli.images import read_image, resize_image, save_png
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.rendering import render_maps, scaled_cameras
 from fit3d_cli.scene import Scene
+from fit3d_cli.storage import require_writable
 from fit3d_cli.viz import Panel
 from fit3d_cli.viz.panels import Picture
 from fit3d_cli.workspace import Workspace
@@ -86,13 +87,14 @@ def viz_scene(
     indices = scene.views(heldout=True) or list(range(len(scene.names)))
     if len(indices) > MAX_VIEWS:
         indices = [indices[(2 * i + 1) * len(indices) // (2 * MAX_VIEWS)] for i in range(MAX_VIEWS)]
+    file = out if out.suffix.lower() == ".png" else out / f"{scene.name}.png"
+    require_writable(file.parent)
     photos = _photos(scene, Workspace(workspace), captures)
     views = []
     for done, index in enumerate(indices):
         on_event(Progress("render", done, len(indices), scene.names[index]))
         views.append(_view(scene, index, photos.get(scene.names[index])))
     on_event(Progress("render", len(indices), len(indices)))
-    file = out if out.suffix.lower() == ".png" else out / f"{scene.name}.png"
     save_png(file, scene_sheet(views, method=method, clusters=clusters, seed=seed))
     return file
 

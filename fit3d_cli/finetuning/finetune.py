@@ -29,11 +29,8 @@ from fit3d_cli.workspace import Workspace
 
 # Raised whenever the same settings would give other weights.
 ALGORITHM = 1
-_OFF_THE_RECORD: dict[str, bool | set[str]] = {
-    "name": True,
-    "checkpoint_every": True,
-    "backbone": {"weights"},
-}
+# The backbone may be a path of this machine; its own name and identity stand in its place.
+_OFF_THE_RECORD = {"name", "checkpoint_every", "backbone"}
 _ENDS = 0.1  # first and last loss are means over this share of the steps
 
 
@@ -160,7 +157,7 @@ def _base(
     name = settings.backbone.name or scenes[0].source.backbone
     weights = settings.backbone.weights
     if not weights and not settings.backbone.name:
-        weights = place.weights_of(_source(scenes))
+        name, weights = place.backbone_of(_source(scenes), name)
     backbone = load_backbone(name, weights=weights, device=device)
     if backbone.weights_sha256 != _source(scenes):
         raise WeightsError(
@@ -177,7 +174,7 @@ def _plan(
 ) -> str:
     """Digest of everything that decides the tuned weights."""
     parts = [
-        ALGORITHM, [scene.digest for scene in scenes], backbone.identity, seed,
+        ALGORITHM, [scene.digest for scene in scenes], backbone.name, backbone.identity, seed,
         settings.model_dump(mode="json", exclude=_OFF_THE_RECORD),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -18,6 +18,7 @@ import torch
 
 from fit3d_cli import __version__, storage
 from fit3d_cli.archive import describe, verify_archive, write_archive
+from fit3d_cli.backbones.base import BACKBONES
 from fit3d_cli.backbones.cache import TokenCache
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
@@ -31,14 +32,14 @@ from fit3d_cli.capture.read import (
     view_cameras,
 )
 from fit3d_cli.device import resolve_device
-from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
+from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError, SettingsError
 from fit3d_cli.geometry.cameras import stack_cameras
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
 from fit3d_cli.lifting.geometry import GeometryFit, heldout_psnr
 from fit3d_cli.lifting.paper import lift_by_adam
 from fit3d_cli.lifting.start import first_gaussians
-from fit3d_cli.lifting.views import load_frames
+from fit3d_cli.lifting.views import Frames, load_frames
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import FeatureSource, Scene
 from fit3d_cli.settings import LiftSettings
@@ -49,7 +50,7 @@ ALGORITHM = 1
 
 # Paths of this machine: digests of the files stand in their place. The rest changes no result.
 _OFF_THE_RECORD = {
-    "backbone": {"weights", "batch"},
+    "backbone": {"name", "weights", "batch"},
     "geometry": {"ply", "checkpoint_every"},
 }
 
@@ -67,6 +68,7 @@ class LiftResult:
         seconds: Wall time of this run.
         skipped: True if the archive was there already.
         error: Why it failed, one line, or None.
+        exit_code: What that means to the command line; 0 without an error.
         metrics: Everything that was measured.
     """
 
@@ -78,6 +80,7 @@ class LiftResult:
     seconds: float = 0.0
     skipped: bool = False
     error: str | None = None
+    exit_code: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -107,13 +110,13 @@ def lift_captures(
     roots = [root for path in paths for root in find_captures(path, settings.reader)]
     names = _scene_names(roots)
     place = Workspace(workspace)
+    _check_ply(settings)
     storage.require_writable(place.root / "scenes")
-    storage.sweep(place.root / "scenes")
     target = resolve_device(device)
     backbone = load_backbone(
         settings.backbone.name, weights=settings.backbone.weights, device=target
     )
-    place.remember_backbone(backbone.weights_sha256, settings.backbone.weights)
+    place.sweep()
     results = []
     for root, name in zip(roots, names, strict=True):
         began = time.monotonic()
@@ -122,9 +125,31 @@ def lift_captures(
         except Fit3dError as error:
             if len(roots) == 1:
                 raise
-            result = LiftResult(name, error=str(error), seconds=time.monotonic() - began)
+            result = LiftResult(
+                name, error=str(error), exit_code=error.exit_code, seconds=time.monotonic() - began
+            )
         results.append(result)
     return results
+
+
+def _check_ply(settings: LiftSettings) -> None:
+    """Refuse a start file that is missing, or that nothing would read."""
+    ply, init = settings.geometry.ply, settings.geometry.init
+    if ply and init != "ply":
+        raise SettingsError(
+            f"not read with init = {init}",
+            where="lift.geometry.ply",
+            hint="add --set lift.geometry.init=ply, or leave the file out",
+        )
+    if ply and not Path(ply).is_file():
+        raise SettingsError("no such file", where=ply, hint="check lift.geometry.ply")
+
+
+def _where(settings: LiftSettings) -> str:
+    """The weight file or model directory that was named, or an empty string."""
+    name, weights = settings.backbone.name, settings.backbone.weights
+    directory = Path(name).expanduser()
+    return weights or (str(directory) if name not in BACKBONES and directory.is_dir() else "")
 
 
 def _scene_names(roots: list[Path]) -> list[str]:
@@ -156,17 +181,23 @@ def _lift_one(
     digest = capture_digest(capture)
     plan = _digest(
         digest, settings.model_dump(mode="json", exclude=_OFF_THE_RECORD),
-        backbone.identity, seed, settings.geometry.ply and storage.sha256_file(
-            Path(settings.geometry.ply)),
+        backbone.name, backbone.identity, seed,
+        settings.geometry.ply and storage.sha256_file(Path(settings.geometry.ply)),
     )  # fmt: skip
     path = place.scene_path(name)
-    place.remember_capture(name, root)
+    finished = _finished(path, plan)
+    if finished is not None:
+        _remember(place, name, root, backbone, settings)
+        return finished
+    # Every photo is decoded before the first byte is written: bad input leaves no trace.
+    frames = load_frames(capture, settings.geometry.width, on_event, stage=f"{name}: photos")
+    _remember(place, name, root, backbone, settings)
     with storage.locked(path):
-        finished = _finished(path, plan)
+        finished = _finished(path, plan)  # by another process, meanwhile
         if finished is not None:
             return finished
         scene = _make_scene(
-            capture, digest, plan, settings, place, backbone, device, seed, on_event
+            capture, frames, digest, plan, settings, place, backbone, device, seed, on_event
         )
         write_archive(path, scene)
     return LiftResult(
@@ -178,6 +209,13 @@ def _lift_one(
         time.monotonic() - began,
         metrics=scene.metrics,
     )
+
+
+def _remember(
+    place: Workspace, name: str, root: Path, backbone: Backbone, settings: LiftSettings
+) -> None:
+    place.remember_capture(name, root)
+    place.remember_backbone(backbone.weights_sha256, _where(settings))
 
 
 def _finished(path: Path, plan: str) -> LiftResult | None:
@@ -200,6 +238,7 @@ def _finished(path: Path, plan: str) -> LiftResult | None:
 
 def _make_scene(
     capture: Capture,
+    frames: Frames,
     digest: str,
     plan: str,
     settings: LiftSettings,
@@ -216,7 +255,9 @@ def _make_scene(
     heldout = held.nonzero()[:, 0].tolist()
     metrics: dict[str, float] = {}
 
-    gaussians, shown = _fit(capture, digest, train, heldout, settings, place, seed, on_event)
+    gaussians, shown = _fit(
+        capture, frames, digest, train, heldout, settings, place, seed, on_event
+    )
     metrics.update(shown)
 
     cameras = view_cameras(capture)
@@ -272,6 +313,7 @@ def _make_scene(
 
 def _fit(
     capture: Capture,
+    frames: Frames,
     digest: str,
     train: list[int],
     heldout: list[int],
@@ -282,7 +324,6 @@ def _fit(
 ) -> tuple[Gaussians, dict[str, float]]:
     """Geometry of a capture and its held-out figures."""
     name = capture.name
-    frames = load_frames(capture, settings.geometry.width, on_event, stage=f"{name}: photos")
     key = _digest(
         "geometry", digest, train, seed,
         settings.geometry.model_dump(mode="json", exclude=_OFF_THE_RECORD["geometry"]),

@@ -70,8 +70,11 @@ def fit_basis(maps: Sequence[Tensor], dim: int) -> TokenBasis:
     # An eigenvector's sign is arbitrary; its largest entry is made positive.
     largest = basis.abs().argmax(0)
     basis *= torch.where(basis[largest, torch.arange(dim)] < 0, -1.0, 1.0)
-    explained = variances.flip(0)[:kept].clamp_min(0).sum() / variances.clamp_min(0).sum()
-    return TokenBasis(mean.float(), basis.float(), float(explained))
+    variances = variances.flip(0).clamp_min(0)
+    total_variance = float(variances.sum())
+    # Tokens that are all the same are explained by their mean.
+    explained = float(variances[:kept].sum()) / total_variance if total_variance > 0 else 1.0
+    return TokenBasis(mean.float(), basis.float(), explained)
 
 
 def weighted_average(weights: Sequence[TokenWeights], codes: Sequence[Tensor]) -> Tensor:
@@ -126,7 +129,7 @@ def conjugate_gradients(
     def normal(x: Tensor) -> Tensor:
         out = damping * column * x
         for a in weights:
-            out += a.apply_t(a.apply(x))
+            a.apply_t(a.apply(x), out=out)
         return out
 
     x = start.clone()
@@ -155,15 +158,12 @@ def _normal_rhs(weights: Sequence[TokenWeights], codes: Sequence[Tensor]) -> tup
     """``sum_v A_v^T Y_v`` as ``[N, d]`` and the column weights D as ``[N, 1]``."""
     if len(weights) != len(codes):
         raise ValueError(f"{len(weights)} views of weights for {len(codes)} of codes")
-    total: Tensor | None = None
-    column: Tensor | None = None
+    if not weights:
+        raise ValueError("no views to lift from")
+    both = torch.zeros(weights[0].count, codes[0].shape[-1] + 1)
     for a, y in zip(weights, codes, strict=True):
         dims = check_dims(codes=(y, "h w d"))
         ones = torch.ones(dims["h"], dims["w"], 1)
         # One pass over the weights serves both sums.
-        both = a.apply_t(torch.cat([y.float(), ones], dim=-1))
-        total = both[:, :-1] if total is None else total + both[:, :-1]
-        column = both[:, -1:] if column is None else column + both[:, -1:]
-    if total is None or column is None:
-        raise ValueError("no views to lift from")
-    return total, column
+        a.apply_t(torch.cat([y.float(), ones], dim=-1), out=both)
+    return both[:, :-1], both[:, -1:]

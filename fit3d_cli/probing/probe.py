@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ from fit3d_cli.report import Report, Row
 from fit3d_cli.settings import ProbeSettings
 
 TASKS = ("seg", "depth")
+# Places of this machine, and what changes no result.
+_OFF_THE_RECORD: dict[str, Any] = {"data": True, "tuned": True, "backbone": {"weights", "batch"}}
 _NOTES = (
     "linear head on frozen last-block tokens after the final norm; whole pictures, no"
     " augmentation, one scale",
@@ -95,7 +98,7 @@ def probe(
         rows.append(Row(row, metrics, samples))
         count = len(next(iter(samples.values())))
     notes = dataset.notes if isinstance(dataset, DepthDataset) else ()
-    changed = settings.model_dump(mode="json", exclude_defaults=True)
+    changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=_OFF_THE_RECORD)
     return Report(task, dataset.name, tuple(rows), count, changed, (*_NOTES, *notes))
 
 

@@ -1,35 +1,36 @@
-"""``fit3d probe``: finds dataset and models, measures, and keeps the report."""
+"""``run_probe``: from what the user names to a report in the workspace."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fit3d_cli import storage
+from fit3d_cli.archive import read_archive
 from fit3d_cli.backbones.export import read_provenance
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.datasets.base import DATASETS
 from fit3d_cli.device import resolve_device
+from fit3d_cli.errors import SettingsError
 from fit3d_cli.probing.probe import probe
 from fit3d_cli.probing.sources import open_dataset
 from fit3d_cli.probing.split import PARTS
 from fit3d_cli.progress import OnEvent
 from fit3d_cli.report import Report
-from fit3d_cli.settings import ProbeSettings
+from fit3d_cli.settings import LiftBackboneSettings, ProbeSettings
+from fit3d_cli.storage import require_writable, write_json
 from fit3d_cli.workspace import Workspace
-
-DEFAULT_BASE = "dinov2-small"
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What ``run_probe`` made.
+    """A finished probe.
 
     Attributes:
-        report: The scores.
+        report: What was measured.
         path: Where the report lies.
     """
 
@@ -47,58 +48,102 @@ def run_probe(
     seed: int,
     on_event: OnEvent,
 ) -> Probed:
-    """Probe models and write ``<workspace>/reports/<task>-<dataset>.json``.
+    """Probe the models that the settings name and write ``<workspace>/reports/<task>-<name>.json``.
 
     Args:
         task: ``seg`` or ``depth``.
-        dataset: Registered dataset, or for ``depth`` the directory of an RGB-D capture.
-        settings: Models, data and the head's schedule.
-        workspace: Where models and datasets are looked for, caches and the report go.
+        dataset: A registered dataset; for ``depth`` also the directory of an RGB-D capture, or
+            the name of one that the workspace remembers.
+        settings: Rows, models, sizes and the head's schedule.
+        workspace: Where tuned models, caches and reports lie.
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Decides every random draw.
         on_event: Told about progress.
 
     Raises:
-        Fit3dError: Missing data or models, damaged files, full disk.
+        Fit3dError: As ``open_dataset``, ``load_backbone`` and ``probe``; before anything runs
+            also if the report could not be written.
     """
     place = Workspace(workspace)
+    require_writable(place.reports_dir)
+    target = resolve_device(device)
+    remembered = place.captures()
+    if dataset not in DATASETS and not Path(dataset).is_dir() and dataset in remembered:
+        dataset = str(remembered[dataset])
     root = Path(settings.data) if settings.data else place.root / "datasets" / dataset
-    opened = open_dataset(task, dataset, root)
-    storage.require_writable(place.reports_dir)
-    needed = {part for row in settings.models for part in PARTS[row]}
-    models = _models(needed, settings, place, resolve_device(device))
+    data = open_dataset(task, dataset, root)
+    models, notes = _models(settings, place, target)
     report = probe(
-        task,
-        opened,
-        models,
-        settings,
-        device=resolve_device(device),
-        seed=seed,
-        cache_dir=place.cache_dir / "tokens",
-        on_step=on_event,
-    )
-    name = re.sub(r"[^\w.-]+", "-", report.dataset)
-    path = place.reports_dir / f"{task}-{name}.json"
-    storage.write_json(path, report.to_dict())
+        task, data, models, settings,
+        device=target, seed=seed, cache_dir=place.cache_dir / "tokens", on_step=on_event,
+    )  # fmt: skip
+    report = replace(report, notes=(*notes, *report.notes))
+    path = place.reports_dir / f"{task}-{data.name}.json"
+    write_json(path, report.to_dict())
     return Probed(report, path)
 
 
 def _models(
-    needed: set[str], settings: ProbeSettings, place: Workspace, device: torch.device
-) -> dict[str, Backbone]:
-    """Load base and tuned; the tuned model's own record names the base unless the user does."""
+    settings: ProbeSettings, place: Workspace, device: torch.device
+) -> tuple[dict[str, Backbone], list[str]]:
+    """The models that the rows need, and what the report says of them."""
+    needed = {part for row in settings.models for part in PARTS[row]}
     models: dict[str, Backbone] = {}
-    name, weights = settings.backbone.name, settings.backbone.weights
-    directory = Path(settings.tuned) if settings.tuned else None
-    if directory is None and "tuned" in needed:
-        directory = place.newest_model()
-    if directory is not None and not name:
-        base = read_provenance(directory).get("base")
-        if isinstance(base, dict):
-            name = str(base.get("name", ""))
-            weights = weights or place.weights_of(str(base.get("weights_sha256", "")))
-    if "base" in needed:
-        models["base"] = load_backbone(name or DEFAULT_BASE, weights=weights, device=device)
+    notes = []
+    origin: dict[str, Any] = {}
     if "tuned" in needed:
+        directory = _tuned_directory(settings.tuned, place)
+        origin = _origin(read_provenance(directory))
         models["tuned"] = load_backbone(str(directory), device=device)
-    return models
+        notes.append(_describe("tuned", models["tuned"]))
+    if "base" in needed:
+        models["base"] = _load_base(settings, place, origin, device)
+        notes.insert(0, _describe("base", models["base"]))
+        expected = origin.get("weights_sha256")
+        if expected and expected != models["base"].weights_sha256:
+            notes.append("the tuned model started from other weights than the base has here")
+    return models, notes
+
+
+def _tuned_directory(name: str, place: Workspace) -> Path:
+    if name:
+        inside = place.models_dir / name
+        return inside if inside.is_dir() else Path(name)
+    try:
+        return place.newest_model()
+    except SettingsError as error:
+        raise SettingsError(
+            error.what,
+            where=error.where,
+            hint="run fit3d finetune, name a model with --tuned, or use --models base",
+        ) from error
+
+
+def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Name and digest of what a tuned model started from, as ``finetune`` records them."""
+    base = provenance.get("base")
+    return base if isinstance(base, dict) else {"name": provenance.get("backbone")}
+
+
+def _load_base(
+    settings: ProbeSettings, place: Workspace, origin: dict[str, Any], device: torch.device
+) -> Backbone:
+    """The base: as named, else the tuned model's, else the scenes', else the default of lift."""
+    name, weights = settings.backbone.name, settings.backbone.weights
+    if not name:
+        digest = str(origin.get("weights_sha256") or "")
+        name = str(origin.get("name") or "")
+        scenes = place.scene_paths()
+        if not name and scenes:
+            source = read_archive(scenes[0], features=False, sh=False).source
+            name, digest = source.backbone, source.weights_sha256
+        weights = weights or (place.weights_of(digest) if digest else "")
+    name = name or LiftBackboneSettings().name
+    inside = place.models_dir / name
+    if (inside / "config.json").is_file():
+        name = str(inside)
+    return load_backbone(name, weights=weights, device=device)
+
+
+def _describe(row: str, model: Backbone) -> str:
+    return f"{row}: {model.name}, weights sha256 {model.weights_sha256[:12]}"

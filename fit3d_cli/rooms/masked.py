@@ -1,12 +1,14 @@
 """Self-supervision for a small ViT: see a part of the picture, predict the rest.
 
 A masked autoencoder (He et al. 2022, arXiv 2111.06377): the encoder sees a random subset of
-the patches, a small decoder predicts the pixels of the others, each patch normalised by its
-own mean and deviation. No labels, depths or poses are used.
+the patches, a small decoder predicts others: their mean colour, and their pattern normalised
+by its own contrast. No labels, depths or poses are used. The colour matters: patterns alone
+teach edges, colours teach what belongs together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fit3d_cli.rooms.vit import GRID, PATCH, WIDTH, RoomViT, grid_positions
+
+# Mean colours of patches deviate by about this much, so both parts of the loss weigh alike.
+COLOR_UNIT = 0.4
 
 
 class MaskedAutoencoder(nn.Module):
@@ -25,23 +30,25 @@ class MaskedAutoencoder(nn.Module):
     Args:
         vit: The encoder.
         width: Channels of the decoder.
-        keep: Share of the patches that the encoder sees.
+        keep: Shares of the patches that the encoder sees; each batch draws one of them. In use
+            the encoder sees all, so training on few only would leave it in a strange place.
         predict: Share of the patches that the decoder predicts.
     """
 
-    def __init__(self, vit: RoomViT, *, width: int, keep: float, predict: float) -> None:
+    def __init__(self, vit: RoomViT, *, width: int, keep: Sequence[float], predict: float) -> None:
         super().__init__()
         self.vit = vit
         self.patches = GRID[0] * GRID[1]
-        self.kept, self.asked = round(keep * self.patches), round(predict * self.patches)
+        self.kept = [round(share * self.patches) for share in keep]
+        self.asked = round(predict * self.patches)
         self.enter = nn.Linear(WIDTH, width)
         self.position = nn.Parameter(grid_positions(*GRID, width))
         self.blocks = nn.ModuleList(_CrossBlock(width) for _ in range(2))
         self.norm = nn.LayerNorm(width)
-        self.leave = nn.Linear(width, 3 * PATCH**2)
+        self.leave = nn.Linear(width, 3 * PATCH**2 + 3)
 
     def loss(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error over the predicted patches.
+        """Error of the predicted patches: squared for patterns, robust for mean colours.
 
         Args:
             images: ``[B, 3, H, W]``, normalised for the encoder.
@@ -49,8 +56,8 @@ class MaskedAutoencoder(nn.Module):
         """
         batch = len(images)
         order = torch.rand(batch, self.patches, generator=generator).argsort(dim=1)
-        seen = order[:, : self.kept].to(images.device)
-        asked = order[:, self.kept : self.kept + self.asked].to(images.device)
+        kept = self.kept[int(torch.randint(len(self.kept), (1,), generator=generator))]
+        seen, asked = order[:, :kept], order[:, kept : kept + self.asked]
         tokens = self.vit.embed(images)
         visible = _pick(tokens[:, 1:], seen)
         x = self.enter(self.vit.encode(torch.cat([tokens[:, :1], visible], dim=1)))
@@ -59,8 +66,13 @@ class MaskedAutoencoder(nn.Module):
             queries = block(queries, x)
         predicted = self.leave(self.norm(queries))
         target = _pick(F.unfold(images, PATCH, stride=PATCH).transpose(1, 2), asked)
-        mean, var = target.mean(2, keepdim=True), target.var(2, keepdim=True)
-        return F.mse_loss(predicted.float(), (target - mean) / (var + 1e-2).sqrt())
+        pixels = target.reshape(batch, self.asked, 3, PATCH**2)
+        color = pixels.mean(3)
+        contrast = (target.var(2) + 1e-2).sqrt()[:, :, None, None]
+        pattern = ((pixels - color[..., None]) / contrast).flatten(2)
+        return F.mse_loss(predicted[..., :-3], pattern) + F.smooth_l1_loss(
+            predicted[..., -3:], color / COLOR_UNIT, beta=0.2
+        )
 
 
 class _CrossBlock(nn.Module):

@@ -31,8 +31,9 @@ from fit3d_cli.tensorfile import write_tensors
 TRAIN_SEED, FIT_SEED, TEST_SEED = 1_000_000, 2_000_000, 3_000_000
 SIZE = {"width": 160, "height": 120}
 BATCH = 32
-RATE = 1.5e-3
-WARMUP = 60
+KEEP = (0.2, 0.3, 0.5)
+RATE = 2e-3
+WARMUP = 100
 
 
 def train(
@@ -40,7 +41,7 @@ def train(
     samples: Samples,
     generator: torch.Generator,
     progress: Callable[[int], float],
-    log: Callable[[str], None],
+    report: Callable[[int, float], None],
 ) -> tuple[int, float]:
     """Train the encoder in place by masked prediction.
 
@@ -49,12 +50,12 @@ def train(
         samples: Only ``images`` is used.
         generator: Draws batches, crops and masks.
         progress: From the number of finished steps to the share of the budget that is spent.
-        log: Receives a line now and then.
+        report: Told the steps and the mean loss after every hundred steps.
 
     Returns:
         Steps done, and the mean loss of the last hundred.
     """
-    model = MaskedAutoencoder(vit, width=96, keep=0.25, predict=0.3)
+    model = MaskedAutoencoder(vit, width=96, keep=KEEP, predict=0.25)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -76,7 +77,7 @@ def train(
         optimizer.step()
         losses.append(float(loss.detach()))
         if len(losses) % 100 == 0:
-            log(f"step {len(losses)}: loss {sum(losses[-100:]) / 100:.4f}, {spent:.0%} of the time")
+            report(len(losses), sum(losses[-100:]) / 100)
     vit.eval()
     last = losses[-100:]
     return len(losses), sum(last) / max(1, len(last))
@@ -121,22 +122,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 return float(done / options.steps) if options.steps > 0 else 1.0
             return float((time.monotonic() - start) / (60 * options.minutes))
 
-        steps, loss = train(vit, samples, generator, progress, log)
+        def save(steps: int, loss: float, scores: dict[str, object]) -> dict[str, object]:
+            training = {
+                "script": "fit3d_cli.rooms.pretrain", "generator": GENERATOR,
+                "method": "masked prediction of patches, no labels", "rooms": options.rooms,
+                "views": 4, **SIZE, "steps": steps, "batch": BATCH, "keep": KEEP, "rate": RATE,
+                "seed": options.seed, "loss": round(loss, 5), **scores,
+            }  # fmt: skip
+            _write(options.out, vit, training)
+            return training
+
+        def report(steps: int, loss: float) -> None:
+            log(f"step {steps}: loss {loss:.4f}, {progress(steps):.0%} done")
+            if steps % 500 == 0:
+                save(steps, loss, {"unfinished": True})
+
+        steps, loss = train(vit, samples, generator, progress, report)
     trained = linear_probe(vit, fit, test, patch=PATCH)
-    training = {
-        "script": "fit3d_cli.rooms.pretrain", "method": "masked autoencoder, no labels",
-        "generator": GENERATOR, "rooms": options.rooms, "views": 4, **SIZE, "steps": steps,
-        "batch": BATCH, "rate": RATE, "seed": options.seed, "loss": round(loss, 5),
-        "linear_probe": {"trained": _rounded(trained), "untrained": _rounded(untrained)},
-    }  # fmt: skip
+    scores = {"trained": _rounded(trained), "untrained": _rounded(untrained)}
+    print(json.dumps(save(steps, loss, {"linear_probe": scores}), indent=1, sort_keys=True))
+
+
+def _write(path: Path, vit: RoomViT, training: dict[str, object]) -> None:
+    """Write half-precision weights with what a loader and a reader must know."""
     tensors = {name: tensor.to(torch.float16) for name, tensor in vit.state_dict().items()}
     metadata = {
         "format": "pt",
         "architecture": json.dumps(architecture(), sort_keys=True),
         "training": json.dumps(training, sort_keys=True),
     }
-    write_tensors(options.out, tensors, metadata)
-    print(json.dumps(training, indent=1, sort_keys=True))
+    write_tensors(path, tensors, metadata)
 
 
 def _rounded(probe: LinearProbe) -> dict[str, float]:

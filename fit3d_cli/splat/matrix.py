@@ -1,4 +1,4 @@
-"""The sparse matrix W of one view: building it, its products, its adjoint, its pooled form."""
+"""The sparse matrix W of one view: building it, its products and its adjoint."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ class _Spare:
 
     def take(self, entries: int) -> tuple[Tensor, Tensor]:
         """``slots [M]`` and ``weights [M, 8]`` with M >= entries, contents arbitrary."""
-        slots, weights = self._kept.pop() if self._kept else (torch.empty(0), torch.empty(0))
-        if not entries <= len(slots) <= 4 * entries:
-            room = entries + entries // 4  # views of one scene differ little
-            slots, weights = torch.empty(room, dtype=torch.int32), torch.empty(room, LANES)
-        return slots, weights
+        if self._kept:
+            slots, weights = self._kept.pop()
+            if entries <= len(slots) <= 4 * entries:
+                return slots, weights
+        room = entries + entries // 4  # views of one scene differ little
+        return torch.empty(room, dtype=torch.int32), torch.empty(room, LANES)
 
     def give(self, storage: tuple[Tensor, Tensor]) -> None:
         """Keep one storage, not more."""
@@ -305,60 +306,3 @@ class Blend(torch.autograd.Function):
             ctx.threads,
         )
         return v_means2d, v_conics, None, None, v_opacities, v_values, None, None, None
-
-
-def pool(
-    weights: Weights, h: int, w: int, tent: bool, threads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(row_offsets [h w + 1], cols [nnz], vals [nnz])`` of W pooled onto a token grid."""
-    k = kernel.load()
-    stamps = torch.full((threads, weights.count), -1, dtype=torch.int32)
-    offsets = torch.zeros(h * w + 1, dtype=torch.int64)
-    k.pool_count(weights.lists, weights.entries, h, w, tent, stamps, offsets[1:], threads)
-    offsets.cumsum_(0)
-    nnz = int(offsets[-1])
-    cols, vals = torch.empty(nnz, dtype=torch.int32), torch.empty(nnz)
-    k.pool_fill(
-        weights.lists,
-        weights.entries,
-        h,
-        w,
-        tent,
-        stamps,
-        torch.empty(threads, weights.count),
-        offsets,
-        cols,
-        vals,
-        threads,
-    )
-    return offsets, cols, vals
-
-
-def csr_apply(
-    offsets: Tensor,
-    cols: Tensor,
-    vals: Tensor,
-    x: Tensor,
-    threads: int,
-    out: Tensor | None = None,
-) -> Tensor:
-    """``[rows, D]``: the sparse matrix times ``x [columns, D]``, added to ``out`` if given."""
-    add = out is not None
-    if out is None:
-        out = torch.empty(len(offsets) - 1, x.shape[1])
-    kernel.load().csr_apply(offsets, cols, vals, x, add, out, threads)
-    return out
-
-
-def csr_transpose(
-    offsets: Tensor, cols: Tensor, vals: Tensor, t_offsets: Tensor, t_rows: Tensor, t_vals: Tensor
-) -> None:
-    """Write the transposed matrix; within a column the rows stay ascending."""
-    kernel.load().csr_transpose(
-        offsets,
-        cols,
-        vals,
-        t_offsets,
-        t_rows,
-        t_vals,
-    )

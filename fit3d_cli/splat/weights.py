@@ -11,7 +11,7 @@ from torch import Tensor
 from fit3d_cli.device import thread_count
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.shapes import check_dims
-from fit3d_cli.splat import kernel, matrix
+from fit3d_cli.splat import kernel, matrix, pooling
 from fit3d_cli.splat.view import EPS2D, FAR_PLANE, NEAR_PLANE, View
 
 PoolMode = Literal["box", "tent"]
@@ -80,7 +80,7 @@ class TokenWeights:
                 torch.empty(self.nnz, dtype=torch.int32),
                 torch.empty(self.nnz),
             )
-            matrix.csr_transpose(self.row_offsets, self.cols, self.vals, *cached)
+            pooling.csr_transpose(self.row_offsets, self.cols, self.vals, *cached)
             self.__dict__["_transposed"] = cached  # computed once; the value never changes
         return cached
 
@@ -102,12 +102,12 @@ class TokenWeights:
             check_dims(out=(out, f"{self.count} {dim}"))
         flat = kernel.checked("maps", maps).view(self.h * self.w, dim)
         threads = self.threads or thread_count()
-        return matrix.csr_apply(*self.transposed(), flat, threads, out)
+        return pooling.csr_apply(*self.transposed(), flat, threads, out)
 
     def _forward(self, features: Tensor) -> Tensor:
         check_dims(features=(features, f"{self.count} D"))
         threads = self.threads or thread_count()
-        out = matrix.csr_apply(self.row_offsets, self.cols, self.vals, features, threads)
+        out = pooling.csr_apply(self.row_offsets, self.cols, self.vals, features, threads)
         return out.view(self.h, self.w, -1)
 
 
@@ -161,7 +161,7 @@ class ViewWeights:
         if mode == "box" and (height % h or width % w):
             raise ValueError(f"box pooling: {height} x {width} is no multiple of {h} x {w}")
         threads = self.threads or thread_count()
-        offsets, cols, vals = matrix.pool(self.weights, h, w, mode == "tent", threads)
+        offsets, cols, vals = pooling.pool(self.weights, h, w, mode == "tent", threads)
         return TokenWeights(h, w, self.weights.count, offsets, cols, vals, self.threads)
 
     def _forward(self, features: Tensor) -> Tensor:

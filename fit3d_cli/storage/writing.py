@@ -162,20 +162,26 @@ def sweep(directory: Path) -> int:
 
 
 def require_writable(directory: Path) -> None:
-    """Make ``directory`` if need be and prove that a file can be written in it.
+    """Prove that a file can be written in ``directory``, which need not be there yet.
+
+    Nothing is left behind and nothing is made: a run that is refused for its input must not
+    have touched the disk. Where the directory is missing, its nearest ancestor stands for it.
 
     Raises:
         StorageError: It cannot; ``where`` is the directory.
     """
     probe: Path | None = None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = _temporary_name(directory / "probe", suffix="")
+        whole = directory.absolute()
+        there = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise StorageError(
+                "is a file, not a directory" if there == whole else f"{there} is a file",
+                where=directory,
+                hint="choose another directory",
+            )
+        probe = _temporary_name(there / "probe", suffix="")
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    except FileExistsError as error:
-        raise StorageError(
-            "is a file, not a directory", where=directory, hint="choose another directory"
-        ) from error
     except OSError as error:
         raise failure(directory, error) from error
     finally:

@@ -97,4 +97,11 @@ void pool_fill(const Lists&, const Weights&, Grid, int64_t count, float* sums, i
 void csr_transpose(int64_t rows, int64_t columns, const int64_t* offsets, const int32_t* cols,
                    const float* vals, int64_t* t_offsets, int32_t* t_rows, float* t_vals);
 
+// --- ssim.cpp ----------------------------------------------------------------------------------
+// row_sums[H] = sum over a row of weights[H, W] * SSIM(x, y)[H, W, C]; v_x[H, W, C] = gradient of
+// their total, or null. taps[11]; scratch[8 H W C + 5 threads W C].
+void ssim(int64_t height, int64_t width, int64_t channels, const float* x, const float* y,
+          const float* weights, const float* taps, float* scratch, double* row_sums, float* v_x,
+          int threads);
+
 }  // namespace fit3d

@@ -55,7 +55,7 @@ def test_everything_is_passed_on(
     assert subjects == [str(tmp_path)]
     assert (settings.images, settings.clusters, settings.tuned) == (3, 4, str(tmp_path))
     assert (settings.backbone.name, settings.backbone.weights) == ("mae-base", "w")
-    assert stage.options["base_given"] is True and stage.options["captures"] == tmp_path
+    assert stage.options["captures"] == tmp_path
     assert (stage.options["seed"], stage.options["device"]) == (5, "cpu")
     assert stage.options["workspace"] == Path("w s")
     assert "--set compare.clusters=4" in stage.options["command"]
@@ -74,7 +74,7 @@ def test_json_is_one_object(stage: Stage, capsys: pytest.CaptureFixture[str]) ->
         "name": "a.png", "path": "a.png", "cosine": 0.98, "norm_ratio": 1.01,
     }  # fmt: skip
     assert told["pictures"][1]["cosine"] is None and told["summary"][0]["verdict"] == "better"
-    assert stage.args[0] == [] and stage.options["base_given"] is False
+    assert stage.args[0] == []
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,7 @@ def test_photos(photos: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (settings.method, settings.clusters, settings.tuned) == ("kmeans", 4, str(tmp_path))
     assert (settings.backbone.name, settings.backbone.weights) == ("clip-base", "x.st")
     assert photos.options == {
-        "workspace": Path("w"), "out": Path("w/viz") / tmp_path.name, "base_given": True,
-        "device": "cpu", "seed": 2,
+        "workspace": Path("w"), "out": Path("w/viz") / tmp_path.name, "device": "cpu", "seed": 2,
     }  # fmt: skip
     assert "v/a.png" in capsys.readouterr().out
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from fit3d_cli.comparing.compare import compare
 from fit3d_cli.comparing.inputs import (
     Photos,
-    load_pair,
     load_reports,
     photos_of_path,
     photos_of_scene,
@@ -17,6 +15,7 @@ from fit3d_cli.comparing.inputs import (
     scene_rows,
 )
 from fit3d_cli.comparing.look import viz_subject
+from fit3d_cli.comparing.models import load_base, load_pair, load_two
 from fit3d_cli.errors import ArchiveError, CaptureError, ImageError, SettingsError, UnknownNameError
 from fit3d_cli.settings import BackboneSettings, CompareSettings, VizSettings
 from fit3d_cli.workspace import Workspace
@@ -47,7 +46,7 @@ def test_two_models_and_one_picture(full_workspace: Path, photos: list[Path]) ->
     settings = CompareSettings(backbone=SMALL, images=1, clusters=2)
     turned = compare(["tuned", "base"], settings, workspace=full_workspace, device="cpu")
     assert (turned.base, turned.tuned) == ("tuned", "base")
-    assert turned.summary == () and any("left out" in remark for remark in turned.remarks)
+    assert turned.summary == () and any("other models" in remark for remark in turned.remarks)
     one = compare([str(photos[0])], settings, workspace=full_workspace, device="cpu")
     assert [p.name for p in one.pictures] == ["a.png"] and one.summary
     folder = compare([str(photos[0].parent)], settings, workspace=full_workspace, device="cpu")
@@ -71,28 +70,55 @@ def test_nothing_is_written_for_bad_input(full_workspace: Path, tmp_path: Path) 
 def test_the_base_comes_from_the_tuned_models_record(full_workspace: Path) -> None:
     home = Workspace(full_workspace)
     pair = load_pair(home, BackboneSettings())
-    assert pair.base.name == "base" and pair.own
-    chosen = load_pair(home, BackboneSettings(name="tuned"), tuned="base", base_given=True)
+    assert pair.base.name == "base" and pair.own and not pair.remarks
+    chosen = load_pair(home, BackboneSettings(name="tuned"), tuned="base")
     assert chosen.base.name == "tuned" and not chosen.own
     record = home.models_dir / "tuned" / "fit3d.json"
     told = json.loads(record.read_text("utf-8"))
     for digest, count in ((pair.base.weights_sha256, 0), ("0" * 64, 1)):
-        record.write_text(json.dumps({**told, "base_weights_sha256": digest}), "utf-8")
+        base = {"name": "base", "weights_sha256": digest}
+        record.write_text(json.dumps({**told, "backbone": "?", "base": base}), "utf-8")
         assert len(load_pair(home, BackboneSettings()).remarks) == count
 
 
-def test_reports_that_cannot_be_read_or_are_old(full_workspace: Path) -> None:
+def test_the_base_without_a_name_is_the_scenes_with_its_weights(full_workspace: Path) -> None:
+    home = Workspace(full_workspace)
+    assert load_base(home, BackboneSettings(), {}, device="cpu").name == "base"
+    other = home.models_dir / "tuned" / "model.safetensors"
+    home.remember_backbone("0" * 64, str(other))
+    lifted = load_base(home, BackboneSettings(), {}, device="cpu")
+    assert lifted.source == str(other.resolve())
+
+
+def test_reports_about_other_models_are_left_out(full_workspace: Path) -> None:
+    home = Workspace(full_workspace)
+    own = load_pair(home, BackboneSettings())
+    turned = load_two("tuned", "base", home)
+    path = home.reports_dir / "depth-office.json"
+    told = json.loads(path.read_text("utf-8"))
+    digests = [model.weights_sha256[:12] for model in (own.base, own.tuned)]
+    for notes, kept in (
+        ([], (1, 0)),
+        ([f"base: b, weights sha256 {digests[0]}", f"tuned: t, weights sha256 {digests[1]}"],
+         (1, 1)),
+        ([f"base: b, weights sha256 {digests[0]}", "tuned: t, weights sha256 0123456789ab"],
+         (0, 0)),
+    ):  # fmt: skip
+        path.write_text(json.dumps({**told, "notes": notes}), "utf-8")
+        found = [load_reports(home.reports_dir, pair) for pair in (own, turned)]
+        assert tuple(len(reports) for reports, _ in found) == kept
+        assert all(len(reports) + len(remarks) == 1 for reports, remarks in found)
+
+
+def test_reports_that_cannot_be_read_are_named(full_workspace: Path) -> None:
     folder = full_workspace / "reports"
     (folder / "a-bad.json").write_text("{", "utf-8")
     (folder / "b-new.json").write_text('{"schema": 99}', "utf-8")
-    model = full_workspace / "models" / "tuned" / "config.json"
-    reports, remarks = load_reports(folder, newer_than=model)
+    pair = load_pair(Workspace(full_workspace), BackboneSettings())
+    reports, remarks = load_reports(folder, pair)
     assert len(reports) == 1 and len(remarks) == 2
     assert remarks[0].startswith("Left out a-bad.json") and "schema 99" in remarks[1]
-    os.utime(folder / "depth-office.json", (1e9, 1e9))
-    _, remarks = load_reports(folder, newer_than=model)
-    assert "before the tuned model" in remarks[2]
-    assert load_reports(folder / "none") == ((), ())
+    assert load_reports(folder / "none", pair) == ((), ())
 
 
 def test_scene_rows(full_workspace: Path) -> None:

@@ -117,10 +117,17 @@ def test_viz_of_many_photos_streams_them(
 ) -> None:
     monkeypatch.setattr("fit3d_cli.comparing.look.MAX_FIT", 2)
     events: list[Progress] = []
-    files = viz_images(photos, [("m", fake())], tmp_path / "viz", width=48, batch=1,
+    model = fake()
+    files = viz_images(photos, [("m", model)], tmp_path / "viz", width=48, batch=1,
                        on_event=events.append)  # fmt: skip
-    assert all(read_image(file).size for file in files) and len(files) == 3
-    assert (events[-1].done, events[-1].total) == (5, 5)
+    assert (events[-1].done, events[-1].total) == (3, 3)
+    assert model.calls == 3, "no photo goes through the model twice"
+    names = [path.name for path in photos]
+    ends = viz_images(photos[::2], [("m", fake())], tmp_path / "ends", width=48, batch=1,
+                      names=names[::2])  # fmt: skip
+    assert [f.read_bytes() for f in files[::2]] == [f.read_bytes() for f in ends]
+    middle = read_image(files[1])
+    assert not np.array_equal(middle, read_image(files[0]))
 
 
 def test_file_names_are_plain_and_unique() -> None:

@@ -36,7 +36,17 @@ def test_the_stub_is_in_step(tmp_path: Path, repository: Path) -> None:
     pytest.importorskip("nanobind")
     fresh = tmp_path / "_kernels.pyi"
     subprocess.run(
-        [sys.executable, "-m", "nanobind.stubgen", "-q", "-m", "fit3d_cli._kernels", "-o", fresh],
+        [
+            sys.executable,
+            "-m",
+            "nanobind.stubgen",
+            "-q",
+            "-D",
+            "-m",
+            "fit3d_cli._kernels",
+            "-o",
+            fresh,
+        ],
         check=True,
         env={**os.environ, "PYTHONPATH": str(repository)},
     )

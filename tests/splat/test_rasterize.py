@@ -107,6 +107,27 @@ def test_unsound_gaussians_change_nothing(scene_factory: Callable) -> None:
         assert torch.isfinite(grad).all() and (grad[30:] == 0).all()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_wild_parameters_stay_finite(isa: str, seed: int) -> None:
+    """Sizes and distances over many magnitudes; W 1 = alpha holds whatever comes in."""
+    rng = torch.Generator().manual_seed(seed)
+    count, (width, height) = 40, torch.randint(1, 60, (2,), generator=rng).tolist()
+    geometry = [
+        torch.randn(count, 3, generator=rng) * 10 ** (6 * torch.rand(count, 1, generator=rng) - 3),
+        torch.randn(count, 4, generator=rng)
+        * 10 ** (20 * torch.rand(count, 1, generator=rng) - 10),
+        10 ** (9 * torch.rand(count, 3, generator=rng) - 5),
+        1.2 * torch.rand(count, generator=rng),
+    ]
+    leaves = [t.requires_grad_() for t in geometry]
+    K = torch.tensor([[30.0, 0, width / 3], [0, 25, height / 2], [0, 0, 1]])
+    out = rasterize(*leaves, torch.ones(count, 1), torch.eye(4), K, width, height)
+    # A product against a sum of at most 40 float32 terms.
+    torch.testing.assert_close(out.values[..., 0], out.alphas, rtol=0, atol=1e-5)
+    for grad in torch.autograd.grad(out.values.sum() + out.alphas.sum(), leaves):
+        assert torch.isfinite(grad).all()
+
+
 @pytest.mark.parametrize("dim", [3, 70])
 def test_threads_and_repetition_give_the_same_bits(scene_factory: Callable, dim: int) -> None:
     scene = scene_factory(count=400, width=90, height=70)

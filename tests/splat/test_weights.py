@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from fit3d_cli.splat import reference
+from fit3d_cli.splat.matrix import _Spare
 from fit3d_cli.splat.rasterize import rasterize, view_weights
 from fit3d_cli.splat.view import View
 
@@ -160,6 +161,16 @@ def test_an_empty_view(scene_factory: Callable) -> None:
     tokens = weights.pool(2, 3)
     assert tokens.nnz == 0 and (tokens.row_sums == 0).all()
     assert (tokens.apply_t(torch.ones(2, 3, 9)) == 0).all()
+
+
+def test_storage_is_kept_for_the_next_matrix() -> None:
+    spare = _Spare()
+    for entries in (0, 3, 100):  # none kept yet, none large enough
+        slots, weights = spare.take(entries)
+        assert len(slots) == len(weights) >= entries and weights.shape[1] == 8
+        spare.give((slots, weights))
+    assert spare.take(90)[1] is weights
+    assert spare.take(90)[1] is not weights  # it was taken
 
 
 def test_grids_and_shapes_are_checked(scene_factory: Callable) -> None:

@@ -1,0 +1,132 @@
+"""Which two models are put beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fit3d_cli.archive import read_manifest
+from fit3d_cli.backbones.export import read_provenance
+from fit3d_cli.backbones.load import load_backbone
+from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.errors import SettingsError
+from fit3d_cli.settings import BackboneSettings, LiftBackboneSettings
+from fit3d_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two loaded models.
+
+    Attributes:
+        base: The first one.
+        tuned: The second one.
+        own: Whether the second is the workspace's newest tuned model and the first its base.
+        remarks: What a reader must know.
+    """
+
+    base: Backbone
+    tuned: Backbone
+    own: bool
+    remarks: tuple[str, ...] = ()
+
+
+def load_pair(
+    workspace: Workspace, backbone: BackboneSettings, *, tuned: str = "", device: str = "cpu"
+) -> Pair:
+    """A tuned model and the base that it was tuned from.
+
+    Args:
+        workspace: Where models and remembered weight files are looked for.
+        backbone: The base; an empty name takes the one in the tuned model's own record.
+        tuned: Name or directory of the tuned model; empty takes the newest.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        SettingsError: There is no tuned model.
+        WeightsError: A model directory is damaged, or weights do not fit.
+        UnknownNameError: No such backbone.
+        OfflineError: Weights would have to be downloaded.
+    """
+    directory = model_name(tuned, workspace) if tuned else str(workspace.newest_model())
+    origin = _origin(Path(directory))
+    base = load_base(workspace, backbone, origin, device=device)
+    second = load_backbone(directory, device=device)
+    remarks: tuple[str, ...] = ()
+    expected = origin.get("weights_sha256")
+    if expected and expected != base.weights_sha256:
+        remarks = (
+            f"The weights of {base.name} are not those that {second.name} started from: name "
+            "their file with --weights.",
+        )
+    return Pair(base, second, _is_newest(directory, workspace), remarks)
+
+
+def load_two(
+    first: str, second: str, workspace: Workspace, *, weights: str = "", device: str = "cpu"
+) -> Pair:
+    """Any two models by name or directory.
+
+    Args:
+        first: The one that is shown as the base.
+        second: The one that is shown as tuned.
+        workspace: Where models are looked for by name.
+        weights: File for the first, instead of its default weights.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        Fit3dError: As ``load_pair``.
+    """
+    named = BackboneSettings(name=first, weights=weights)
+    base = load_base(workspace, named, {}, device=device)
+    return Pair(base, load_backbone(model_name(second, workspace), device=device), own=False)
+
+
+def load_base(
+    workspace: Workspace, backbone: BackboneSettings, origin: Mapping[str, Any], *, device: str
+) -> Backbone:
+    """The backbone as named, else that of ``origin``, else the scenes', else ``lift``'s default.
+
+    Args:
+        workspace: Where models and remembered weight files are looked for.
+        backbone: What the user named, if anything.
+        origin: ``name`` and ``weights_sha256`` of what a tuned model started from, if known.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        Fit3dError: As ``load_pair``.
+    """
+    name, weights = backbone.name, backbone.weights
+    if not name:
+        name, digest = str(origin.get("name") or ""), str(origin.get("weights_sha256") or "")
+        scenes = workspace.scene_paths()
+        if not name and scenes:
+            source = read_manifest(scenes[0]).source
+            name, digest = source.backbone, source.weights_sha256
+        weights = weights or (workspace.weights_of(digest) if digest else "")
+    name = name or LiftBackboneSettings().name
+    return load_backbone(model_name(name, workspace), weights=weights, device=device)
+
+
+def _origin(directory: Path) -> dict[str, Any]:
+    """What a tuned model started from, as ``finetune`` records it."""
+    if not directory.is_dir():
+        return {}
+    record = read_provenance(directory)
+    base = record.get("base")
+    return base if isinstance(base, dict) else {"name": record.get("backbone")}
+
+
+def model_name(name: str, workspace: Workspace) -> str:
+    """``name``, or the directory of the workspace's model that is called so."""
+    inside = workspace.models_dir / name
+    return str(inside) if (inside / "config.json").is_file() else name
+
+
+def _is_newest(directory: str, workspace: Workspace) -> bool:
+    try:
+        return Path(directory).resolve() == workspace.newest_model().resolve()
+    except SettingsError:
+        return False

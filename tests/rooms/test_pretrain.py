@@ -1,0 +1,161 @@
+"""Training the small ViT, and the weights that ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fit3d_cli.backbones.torchvision_shim import import_timm
+from fit3d_cli.rooms.evaluation import LinearProbe, linear_probe
+from fit3d_cli.rooms.masked import MaskedAutoencoder, augment
+from fit3d_cli.rooms.pieces import CLASSES
+from fit3d_cli.rooms.pretrain import train
+from fit3d_cli.rooms.samples import Samples, load_samples
+from fit3d_cli.rooms.vit import PATCH, RoomViT, architecture
+from fit3d_cli.tensorfile import read_tensors
+
+WEIGHTS = "fit3d_cli/backbones/data/room_vit.safetensors"
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    cache = tmp_path_factory.mktemp("rooms") / "rooms.safetensors"
+    # Rooms that neither training nor its evaluation saw.
+    samples = load_samples(range(400, 416), views=1, width=96, height=72, cache=cache)
+    again = load_samples(range(400, 416), views=1, width=96, height=72, cache=cache)
+    assert torch.equal(samples.images, again.images) and torch.equal(samples.labels, again.labels)
+    return samples
+
+
+def timm_vit() -> torch.nn.Module:
+    import_timm()
+    from timm.models.vision_transformer import VisionTransformer
+
+    model: torch.nn.Module = VisionTransformer(**architecture())
+    return model.eval()
+
+
+def test_the_network_is_timms() -> None:
+    torch.manual_seed(0)
+    ours, theirs = RoomViT().eval(), timm_vit()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    forward: Callable[[Tensor], Tensor] = theirs.forward_features  # type: ignore[assignment]
+    with torch.no_grad():
+        for height, width in ((96, 128), (120, 160)):
+            images = torch.randn(2, 3, height, width)
+            assert torch.allclose(ours(images), forward(images)[:, 1:], atol=2e-5)
+
+
+def test_crops_are_seeded_and_normalised() -> None:
+    images = torch.randint(0, 256, (4, 3, 60, 80), dtype=torch.uint8)
+    one, two, other = (
+        augment(images, 48, 64, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert one.shape == (4, 3, 48, 64)
+    assert torch.equal(one, two) and not torch.equal(one, other)
+    assert one.min() >= -1 and one.max() <= 1
+    # A picture of one colour stays one colour, whatever the crop.
+    flat = augment(images[:, :, :1, :1].expand(-1, -1, 60, 80), 48, 64, torch.Generator())
+    assert flat.flatten(2).std(2).max() < 1e-5
+
+
+def test_hidden_patches_do_not_reach_the_encoder() -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(RoomViT(), width=32, keep=(0.25,), predict=0.3).eval()
+    images = torch.rand(2, 3, 96, 128)
+    seen: list[Tensor] = []
+    model.vit.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.loss(images, torch.Generator().manual_seed(0))
+    (tokens,) = seen
+    assert tokens.shape == (2, 1 + 48, 128)
+
+
+def test_training_changes_the_encoder_and_repeats(rooms: Samples) -> None:
+    def run() -> tuple[float, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        vit = RoomViT()
+        before = vit.patch_embed.proj.weight.detach().clone()
+        generator = torch.Generator().manual_seed(3)
+        steps, loss = train(vit, rooms, generator, lambda done: done / 5, lambda *_: None)
+        assert steps == 5
+        assert not torch.equal(before, vit.patch_embed.proj.weight)
+        return loss, vit.state_dict()
+
+    (first, one), (second, two) = run(), run()
+    assert first == second
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_masked_prediction_is_learned(rooms: Samples) -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(RoomViT(), width=32, keep=(0.3,), predict=0.3)
+    images = augment(rooms.images[:8], 96, 128, torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    losses = []
+    for _ in range(25):
+        loss = model.loss(images, torch.Generator().manual_seed(0))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_the_probe_reads_what_is_there() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def world() -> Samples:
+        labels = torch.randint(0, len(CLASSES), (6, 4, 5), generator=generator)
+        depths = 1 + torch.rand(6, 4, 5, generator=generator)
+
+        def grow(values: Tensor) -> Tensor:
+            return values.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)
+
+        images = torch.stack([grow(labels * 20), grow(labels * 0), grow(labels * 0)], 1)
+        return Samples(images.to(torch.uint8), grow(depths), grow(labels).to(torch.uint8))
+
+    fit, test = world(), world()
+
+    def knows(images: Tensor) -> Tensor:
+        index = ((images[:, 0, ::PATCH, ::PATCH] * 0.5 + 0.5) * 255 / 20).round().long().flatten(1)
+        return torch.nn.functional.one_hot(index, len(CLASSES)).float()
+
+    def blind(images: Tensor) -> Tensor:
+        return torch.ones(len(images), 20, 3)
+
+    assert linear_probe(knows, fit, test, patch=PATCH).accuracy == 1
+    assert linear_probe(knows, fit, test, patch=PATCH).mean_iou == 1
+    assert linear_probe(blind, fit, test, patch=PATCH).accuracy < 0.3
+    deviation = float(test.depths.std())
+    assert abs(linear_probe(blind, fit, test, patch=PATCH).depth_rmse - deviation) < 0.1
+
+
+def test_the_shipped_weights_load_and_know_rooms(repository: Path, rooms: Samples) -> None:
+    tensors, metadata = read_tensors(repository / WEIGHTS)
+    assert (repository / WEIGHTS).stat().st_size < 6_000_000
+    assert all(tensor.dtype == torch.float16 for tensor in tensors.values())
+    assert metadata["format"] == "pt"
+    assert json.loads(metadata["architecture"]) == architecture()
+    training = json.loads(metadata["training"])
+    assert training["script"] == "fit3d_cli.rooms.pretrain" and training["steps"] >= 1000
+    assert "unfinished" not in training
+    timm_vit().load_state_dict(tensors, strict=True)
+    fit, test = (
+        Samples(rooms.images[rows], rooms.depths[rows], rooms.labels[rows])
+        for rows in (slice(0, 10), slice(10, 16))
+    )
+
+    def score(vit: RoomViT) -> LinearProbe:
+        return linear_probe(vit.eval(), fit, test, patch=PATCH, damping=30.0)
+
+    trained = RoomViT()
+    trained.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    torch.manual_seed(0)
+    known, fresh = score(trained), score(RoomViT())
+    assert known.accuracy > fresh.accuracy + 0.02
+    assert known.depth_rmse < fresh.depth_rmse
