@@ -16,13 +16,12 @@ from torch import Tensor
 from fit3d_cli.device import seeded
 from fit3d_cli.errors import ArchiveError
 from fit3d_cli.geometry.gaussians import Gaussians
-from fit3d_cli.lifting.losses import depth_loss, masked_ssim_map, photometric_loss, psnr
+from fit3d_cli.lifting.losses import depth_loss, mean_ssim, photometric_loss, psnr
 from fit3d_cli.lifting.views import Frames
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import GeometrySettings
 from fit3d_cli.splat.densify import Densifier
 from fit3d_cli.splat.rasterize import render_gaussians
-from fit3d_cli.splat.similarity import ssim_map
 from fit3d_cli.tensorfile import MODEL_LIMITS, read_tensors, write_tensors
 
 # Learning rates of 3DGS; means are relative to the scene extent and come from the settings.
@@ -232,8 +231,7 @@ def heldout_psnr(gaussians: Gaussians, frames: Frames, views: list[int]) -> dict
             )
         photo, mask = frames.image(index), frames.masks[index]
         ratios.append(psnr(rendering.rgb, photo, mask))
-        similarity = masked_ssim_map(rendering.rgb.clamp(0, 1), photo, mask).mean(0)[mask]
-        similarities.append(float(similarity.mean()) if similarity.numel() else 0.0)
+        similarities.append(float(mean_ssim(rendering.rgb.clamp(0, 1), photo, mask)))
     count = max(1, len(views))
     return {"psnr": sum(ratios) / count, "ssim": sum(similarities) / count}
 

@@ -20,6 +20,22 @@ def psnr(rendered: Tensor, photo: Tensor, mask: Tensor) -> float:
     return float(-10 * torch.log10(squared.mean().clamp_min(1e-12))) if squared.numel() else 0.0
 
 
+def mean_ssim(rendered: Tensor, photo: Tensor, mask: Tensor) -> Tensor:
+    """Mean structural similarity over the pixels of ``mask``.
+
+    Unused pixels are black on both sides, so that neither side leaks through the window.
+
+    Args:
+        rendered: ``[H, W, 3]`` float32; the gradient reaches it.
+        photo: ``[H, W, 3]`` float32 in 0..1.
+        mask: ``[H, W]`` bool, True = use.
+    """
+    weights = mask.to(rendered.dtype)
+    used = weights[..., None]
+    total = weights.sum().clamp_min(1) * rendered.shape[-1]
+    return weighted_ssim(rendered * used, photo * used, weights) / total
+
+
 def photometric_loss(rendered: Tensor, photo: Tensor, mask: Tensor, ssim_weight: float) -> Tensor:
     """``(1 - w) L1 + w (1 - SSIM)``, the 3DGS loss, over the pixels of ``mask``.
 
@@ -33,8 +49,7 @@ def photometric_loss(rendered: Tensor, photo: Tensor, mask: Tensor, ssim_weight:
     total = weights.sum().clamp_min(1) * 3
     loss = (1 - ssim_weight) * ((rendered - photo).abs() * weights[..., None]).sum() / total
     if ssim_weight > 0:
-        similarity = masked_ssim_map(rendered, photo, mask)
-        loss = loss + ssim_weight * ((1 - similarity) * weights).sum() / total
+        loss = loss + ssim_weight * (1 - mean_ssim(rendered, photo, mask))
     return loss
 
 
