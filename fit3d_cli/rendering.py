@@ -79,7 +79,8 @@ def scene_pca(scene: Scene) -> PcaBasis:
     for camera in scaled_cameras(scene.cameras[slice(None, None, step)], _PCA_WIDTH):
         rendered = render_maps(scene, camera, features=True)
         assert rendered.features is not None
-        covered = rendered.alphas > 0.5
+        # Relative to the best covered pixel, so that a see-through scene has colours too.
+        covered = rendered.alphas >= 0.5 * rendered.alphas.max()
         maps.append(rendered.features[covered])
     return fit_pca(torch.cat(maps))
 

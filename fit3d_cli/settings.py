@@ -125,7 +125,11 @@ class RenderSettings(Section):
 class FinetuneSettings(Section):
     """``fit3d finetune``."""
 
-    name: str = Field("tuned", description="name of the model directory in <workspace>/models")
+    name: str = Field(
+        "tuned",
+        pattern=r"^[^./\\\x00][^/\\\x00]*$",  # it must not lead out of the workspace
+        description="name of the model directory in <workspace>/models",
+    )
     backbone: ModelSettings = ModelSettings()
     epochs: int = Field(1, gt=0, description="passes over all training views")
     lr: float = Field(1e-5, gt=0, description="AdamW step (FiT3D: 1e-5)")

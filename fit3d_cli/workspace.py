@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fit3d_cli import storage
-from fit3d_cli.errors import CaptureError, SettingsError
+from fit3d_cli.errors import CaptureError, SettingsError, WeightsError
 
 # Where fit3d writes; a workspace may be somebody's home directory with much else in it.
 _OURS = ("cache", "compare", "models", "renders", "reports", "scenes", "viz")
@@ -99,8 +99,17 @@ class Workspace:
         Returns:
             ``name`` and the file of its weights, empty for the default ones; or the remembered
             model directory and an empty string.
+
+        Raises:
+            WeightsError: What was remembered is not there any more.
         """
         known = self._table("backbones.json").get(digest, "")
+        if known and not Path(known).exists():
+            raise WeightsError(
+                f"the weights of {name} are gone" if name else "weights are gone",
+                where=known,
+                hint="say where they are with --backbone and --weights",
+            )
         return (known, "") if known and Path(known).is_dir() else (name, known)
 
     def capture_dir(self, name: str, override: Path | None = None) -> Path:

@@ -46,6 +46,15 @@ def find_captures(path: Path, reader: str = "") -> list[Path]:
     return found
 
 
+def is_capture(path: Path, reader: str = "") -> bool:
+    """Whether ``path`` is laid out as ``reader`` expects, or as any reader does if it is empty.
+
+    Raises:
+        UnknownNameError: No such reader.
+    """
+    return bool(_matching(path, reader))
+
+
 def read_capture(path: Path, reader: str = "", name: str | None = None) -> Capture:
     """Read and check one capture.
 

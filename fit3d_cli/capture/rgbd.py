@@ -40,6 +40,8 @@ def read(path: Path) -> Capture:
     """
     K = _read_intrinsics(path / "intrinsics.txt")
     present = {entry.name for entry in path.iterdir()}
+    usual = next((s for s in _COLOR_SUFFIXES if any(name.endswith(s) for name in present)),
+                 _COLOR_SUFFIXES[0])  # fmt: skip
     views = []
     size: tuple[int, int] | None = None
     for stem in sorted(m[1] for name in present if (m := _POSE.fullmatch(name))):
@@ -49,7 +51,7 @@ def read(path: Path) -> Capture:
                 f"{' and '.join(colors)} are the same frame", where=path, hint="keep one of them"
             )
         # Without any, the common check reports the picture as missing, with all others.
-        name = colors[0] if colors else stem + _COLOR_SUFFIXES[0]
+        name = colors[0] if colors else stem + usual
         if size is None and colors:
             size = stored_size(path / name)  # that of the intrinsics, which hold for all frames
         width, height = size or (1, 1)

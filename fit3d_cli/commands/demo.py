@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,8 +43,11 @@ def demo(
         run.show_settings(resolved, {"rooms": count, "unseen rooms": TEST_ROOMS})
         return
 
+    from fit3d_cli import storage
     from fit3d_cli.archive import read_archive
+    from fit3d_cli.backbones.load import load_backbone
     from fit3d_cli.comparing.compare import compare
+    from fit3d_cli.device import resolve_device
     from fit3d_cli.finetuning.finetune import finetune
     from fit3d_cli.lifting.lift import lift_captures
     from fit3d_cli.probing.run import run_probe
@@ -52,10 +56,18 @@ def demo(
     began = time.monotonic()
     settings = resolved.settings
     common: dict[str, Any] = {"workspace": workspace, "device": run.device, "seed": run.seed}
+    # What cannot end well must not begin: the rooms alone take a while and some disk.
+    storage.require_writable(workspace)
+    resolve_device(run.device)
+    load_backbone(settings.lift.backbone.name, weights=settings.lift.backbone.weights)
     with run.progress() as on_event:
         data = workspace / "datasets" / "rooms"
         _write_rooms(data, count, run.seed, on_event)
         scenes = lift_captures([data / "train"], settings.lift, on_event=on_event, **common)
+        failed = [scene for scene in scenes if scene.error is not None]
+        if failed:
+            sys.stderr.write(f"fit3d: error: {failed[0].error}\n")
+            raise typer.Exit(failed[0].exit_code)
         archives = [scene.path for scene in scenes if scene.path is not None]
         first = read_archive(archives[0])
         pictures = workspace / "renders" / first.name

@@ -95,4 +95,4 @@ def lift(
         workspace = run.workspace_option()
         run.hint(f"fit3d render {done[0].path}{workspace}, then fit3d finetune{workspace}")
     if failed:
-        raise typer.Exit(1 if done else 2)
+        raise typer.Exit(1 if done else max(result.exit_code for result in failed))

@@ -105,7 +105,8 @@ def load_base(
         if not name and scenes:
             source = read_manifest(scenes[0]).source
             name, digest = source.backbone, source.weights_sha256
-        weights = weights or (workspace.weights_of(digest) if digest else "")
+        if digest and not weights:
+            name, weights = workspace.backbone_of(digest, name)
     name = name or LiftBackboneSettings().name
     return load_backbone(model_name(name, workspace), weights=weights, device=device)
 

@@ -21,7 +21,7 @@ from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import Fit3dError, SettingsError, WeightsError
 from fit3d_cli.finetuning.card import model_card
-from fit3d_cli.finetuning.targets import SceneTargets, prepare_targets
+from fit3d_cli.finetuning.targets import SceneTargets, find_targets, render_targets
 from fit3d_cli.finetuning.trainer import Trainer
 from fit3d_cli.progress import OnEvent
 from fit3d_cli.settings import FinetuneSettings
@@ -87,15 +87,19 @@ def finetune(
     place = Workspace(workspace)
     target = place.models_dir / settings.name
     storage.require_writable(target)
-    scenes = [prepare_targets(path, place, captures, on_event) for path in archives]
+    storage.require_writable(place.cache_dir)
+    scenes = [find_targets(path, place, captures) for path in archives]
     where = resolve_device(device)
     backbone = _base(scenes, archives, settings, place, where)
     plan = _plan(scenes, backbone, settings, seed)
     finished = _finished(target, plan)
-    if finished is not None:
-        return _result(target, finished, 0.0, skipped=True)
     checkpoints = place.cache_dir / "finetune" / plan
-    storage.require_writable(checkpoints)
+    place.sweep()
+    if finished is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # killed just before it could do so
+        return _result(target, finished, 0.0, skipped=True)
+    for scene in scenes:
+        render_targets(scene, on_event)
     with storage.locked(checkpoints / "training"):
         base = copy.deepcopy(backbone) if settings.anchor > 0 else None
         trainer = Trainer(backbone, base, scenes, settings, where, seed)

@@ -18,7 +18,7 @@ from torch import Tensor
 from fit3d_cli.archive import read_archive, read_manifest
 from fit3d_cli.capture.base import Capture, View
 from fit3d_cli.capture.frames import load_frame
-from fit3d_cli.capture.read import capture_digest, read_capture
+from fit3d_cli.capture.read import capture_digest, is_capture, read_capture
 from fit3d_cli.decoders import Decoder
 from fit3d_cli.errors import ArchiveError, CaptureError
 from fit3d_cli.progress import OnEvent, Progress
@@ -36,6 +36,7 @@ class SceneTargets:
 
     Attributes:
         name: Scene name.
+        archive: Its ``.f3d``.
         path: Cache file: ``v<i>`` is ``[h, w, d + 1]`` float16, the last channel is coverage.
         views: All views of the archive, in its order.
         train: Indices to learn from.
@@ -45,6 +46,7 @@ class SceneTargets:
     """
 
     name: str
+    archive: Path
     path: Path
     views: tuple[View, ...]
     train: tuple[int, ...]
@@ -72,16 +74,13 @@ class Sample:
         return Sample(self.image.flip(2), self.target.flip(1), self.coverage.flip(1))
 
 
-def prepare_targets(
-    archive: Path, place: Workspace, captures: list[Path], on_event: OnEvent
-) -> SceneTargets:
-    """Render the maps of a scene, unless they are cached, and find its photos.
+def find_targets(archive: Path, place: Workspace, captures: list[Path]) -> SceneTargets:
+    """A scene and its photos, all checked; nothing is rendered or written.
 
     Args:
         archive: A ``.f3d``.
         place: Workspace with the cache and the remembered captures.
         captures: ``--captures`` directories, searched before the workspace's memory.
-        on_event: Told about each view.
 
     Raises:
         ArchiveError: The archive is damaged.
@@ -92,20 +91,31 @@ def prepare_targets(
         [_VERSION, sorted((name, t.sha256) for name, t in manifest.tensors.items())]
     )
     digest = hashlib.sha256(identity.encode()).hexdigest()
-    path = place.cache_dir / "targets" / f"{digest}.safetensors"
     scene = read_archive(archive)
-    capture = _find_capture(scene, place, captures)
-    if not _complete(path, len(scene.names)):
-        _render(scene, path, on_event)
     return SceneTargets(
         scene.name,
-        path,
-        capture.views,
+        archive,
+        place.cache_dir / "targets" / f"{digest}.safetensors",
+        _find_capture(scene, place, captures).views,
         tuple(scene.views(heldout=False)),
         tuple(scene.views(heldout=True)),
         scene.source,
         digest,
     )
+
+
+def render_targets(targets: SceneTargets, on_event: OnEvent) -> None:
+    """Render the maps of a scene, unless they are cached.
+
+    Args:
+        targets: Which scene.
+        on_event: Told about each view.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    if not _complete(targets.path, len(targets.views)):
+        _render(read_archive(targets.archive), targets.path, on_event)
 
 
 def load_sample(targets: SceneTargets, index: int) -> Sample:
@@ -161,9 +171,18 @@ def _find_capture(scene: Scene, place: Workspace, captures: list[Path]) -> Captu
     candidates = [p / scene.name for p in captures] + [p for p in captures if p.name == scene.name]
     if len(captures) == 1:
         candidates.append(captures[0])
-    found = [path for path in candidates if path.is_dir()]
-    root = found[0] if found else place.capture_dir(scene.name)
     reader = str(scene.provenance.get("reader", ""))
+    found = [path for path in candidates if is_capture(path, reader)]
+    try:
+        root = found[0] if found else place.capture_dir(scene.name)
+    except CaptureError as error:
+        if not captures:
+            raise
+        raise CaptureError(
+            f"the capture of scene {scene.name!r} is not here",
+            where=captures[0],
+            hint="name it, or the folder that holds it, with --captures",
+        ) from error
     capture = read_capture(root, reader, scene.name)
     known = {view.name: view for view in capture.views}
     missing = [name for name in scene.names if name not in known]

@@ -237,9 +237,10 @@ def heldout_psnr(gaussians: Gaussians, frames: Frames, views: list[int]) -> dict
 
 
 def _median_depth(frames: Frames, train: list[int]) -> float:
-    medians = [
-        float(depth[depth > 0].median())
-        for depth in (frames.depths[i] for i in train)
-        if depth is not None and bool((depth > 0).any())
+    known = [
+        depth[(depth > 0) & frames.masks[index]]
+        for index in train
+        if (depth := frames.depths[index]) is not None
     ]
+    medians = [float(values.median()) for values in known if len(values)]
     return sorted(medians)[len(medians) // 2] if medians else 1.0

@@ -32,14 +32,14 @@ from fit3d_cli.capture.read import (
     view_cameras,
 )
 from fit3d_cli.device import resolve_device
-from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError, SettingsError
+from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
 from fit3d_cli.geometry.cameras import stack_cameras
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
 from fit3d_cli.lifting.geometry import GeometryFit, heldout_psnr
 from fit3d_cli.lifting.paper import lift_by_adam
-from fit3d_cli.lifting.start import first_gaussians
-from fit3d_cli.lifting.views import Frames, load_frames
+from fit3d_cli.lifting.start import check_ply, first_gaussians
+from fit3d_cli.lifting.views import load_frames
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import FeatureSource, Scene
 from fit3d_cli.settings import LiftSettings
@@ -110,8 +110,9 @@ def lift_captures(
     roots = [root for path in paths for root in find_captures(path, settings.reader)]
     names = _scene_names(roots)
     place = Workspace(workspace)
-    _check_ply(settings)
-    storage.require_writable(place.root / "scenes")
+    check_ply(settings.geometry)
+    for folder in (place.root / "scenes", place.cache_dir):
+        storage.require_writable(folder)
     target = resolve_device(device)
     backbone = load_backbone(
         settings.backbone.name, weights=settings.backbone.weights, device=target
@@ -130,19 +131,6 @@ def lift_captures(
             )
         results.append(result)
     return results
-
-
-def _check_ply(settings: LiftSettings) -> None:
-    """Refuse a start file that is missing, or that nothing would read."""
-    ply, init = settings.geometry.ply, settings.geometry.init
-    if ply and init != "ply":
-        raise SettingsError(
-            f"not read with init = {init}",
-            where="lift.geometry.ply",
-            hint="add --set lift.geometry.init=ply, or leave the file out",
-        )
-    if ply and not Path(ply).is_file():
-        raise SettingsError("no such file", where=ply, hint="check lift.geometry.ply")
 
 
 def _where(settings: LiftSettings) -> str:
@@ -189,15 +177,15 @@ def _lift_one(
     if finished is not None:
         _remember(place, name, root, backbone, settings)
         return finished
-    # Every photo is decoded before the first byte is written: bad input leaves no trace.
-    frames = load_frames(capture, settings.geometry.width, on_event, stage=f"{name}: photos")
+    # Every photo is decoded before the first result is written: bad input leaves no trace.
+    fit = _prepare(capture, digest, settings, place, seed, on_event)
     _remember(place, name, root, backbone, settings)
     with storage.locked(path):
         finished = _finished(path, plan)  # by another process, meanwhile
         if finished is not None:
             return finished
         scene = _make_scene(
-            capture, frames, digest, plan, settings, place, backbone, device, seed, on_event
+            capture, fit, digest, plan, settings, place, backbone, device, seed, on_event
         )
         write_archive(path, scene)
     return LiftResult(
@@ -238,7 +226,7 @@ def _finished(path: Path, plan: str) -> LiftResult | None:
 
 def _make_scene(
     capture: Capture,
-    frames: Frames,
+    fit: GeometryFit,
     digest: str,
     plan: str,
     settings: LiftSettings,
@@ -251,14 +239,8 @@ def _make_scene(
     name = capture.name
     names = tuple(view.name for view in capture.views)
     held = heldout_mask(names, settings.heldout, seed)
-    train = (~held).nonzero()[:, 0].tolist()
-    heldout = held.nonzero()[:, 0].tolist()
-    metrics: dict[str, float] = {}
-
-    gaussians, shown = _fit(
-        capture, frames, digest, train, heldout, settings, place, seed, on_event
-    )
-    metrics.update(shown)
+    train, heldout = fit.train, held.nonzero()[:, 0].tolist()
+    gaussians, metrics = _fit(capture, fit, digest, heldout, settings, place, seed, on_event)
 
     cameras = view_cameras(capture)
     first = capture.views[0]
@@ -311,11 +293,30 @@ def _make_scene(
     )
 
 
+def _prepare(
+    capture: Capture,
+    digest: str,
+    settings: LiftSettings,
+    place: Workspace,
+    seed: int,
+    on_event: OnEvent,
+) -> GeometryFit:
+    """The photos and the first Gaussians of a capture, ready to be fitted."""
+    stage = f"{capture.name}: photos"
+    frames = load_frames(capture, settings.geometry.width, on_event, stage=stage)
+    held = heldout_mask([view.name for view in capture.views], settings.heldout, seed)
+    train = (~held).nonzero()[:, 0].tolist()
+    start = first_gaussians(
+        capture, frames, train, settings.geometry, seed, place.cache_dir / "points", digest,
+        on_event,
+    )  # fmt: skip
+    return GeometryFit(start, frames, train, settings.geometry, seed)
+
+
 def _fit(
     capture: Capture,
-    frames: Frames,
+    fit: GeometryFit,
     digest: str,
-    train: list[int],
     heldout: list[int],
     settings: LiftSettings,
     place: Workspace,
@@ -325,16 +326,11 @@ def _fit(
     """Geometry of a capture and its held-out figures."""
     name = capture.name
     key = _digest(
-        "geometry", digest, train, seed,
+        "geometry", digest, fit.train, seed,
         settings.geometry.model_dump(mode="json", exclude=_OFF_THE_RECORD["geometry"]),
         settings.geometry.ply and storage.sha256_file(Path(settings.geometry.ply)),
     )  # fmt: skip
     state = place.cache_dir / "geometry" / f"{key}.safetensors"
-    start = first_gaussians(
-        capture, frames, train, settings.geometry, seed, place.cache_dir / "points", digest,
-        on_event,
-    )  # fmt: skip
-    fit = GeometryFit(start, frames, train, settings.geometry, seed)
     gaussians = fit.run(on_event, f"{name}: geometry", state)
     if len(gaussians) == 0:
         raise CaptureError(
@@ -345,7 +341,7 @@ def _fit(
     if not heldout:
         return gaussians, {}
     on_event(Progress(f"{name}: held-out views", 0, 1))
-    return gaussians, heldout_psnr(gaussians, frames, heldout)
+    return gaussians, heldout_psnr(gaussians, fit.frames, heldout)
 
 
 def _digest(*parts: object) -> str:

@@ -49,7 +49,7 @@ def first_gaussians(
 
     Raises:
         CaptureError: What was asked for is not in the capture.
-        SettingsError: ``init=ply`` without a file.
+        ArchiveError: The ``.ply`` is damaged.
     """
     generator = torch.Generator().manual_seed(seed)
     kind = settings.init
@@ -76,6 +76,25 @@ def first_gaussians(
     return gaussians_from_points(
         *_near(sparse, frames, train), count, sh_degree=degree, surface=False
     )
+
+
+def check_ply(settings: GeometrySettings) -> None:
+    """Refuse a ``.ply`` to start from that is not named, is missing, or would not be read.
+
+    Raises:
+        SettingsError: It is.
+    """
+    ply, where = settings.ply, "lift.geometry.ply"
+    if settings.init == "ply" and not ply:
+        raise SettingsError("init=ply needs a file", where=where, hint=f"--set {where}=FILE.ply")
+    if settings.init != "ply" and ply:
+        raise SettingsError(
+            f"not read with init={settings.init}",
+            where=where,
+            hint="add --set lift.geometry.init=ply, or leave the file out",
+        )
+    if ply and not Path(ply).is_file():
+        raise SettingsError("no such file", where=ply, hint=f"check {where}")
 
 
 def _few(points: SparsePoints | None) -> bool:
@@ -118,12 +137,6 @@ def _triangulated(
 
 
 def _from_ply(settings: GeometrySettings) -> Gaussians:
-    if not settings.ply:
-        raise SettingsError(
-            "init=ply needs a file",
-            where="lift.geometry.ply",
-            hint="--set lift.geometry.ply=FILE.ply",
-        )
     gaussians = read_ply(Path(settings.ply))
     wanted = (settings.sh_degree + 1) ** 2
     sh = torch.zeros(len(gaussians), wanted, 3)

@@ -14,8 +14,8 @@ from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.datasets.base import DATASETS
 from fit3d_cli.device import resolve_device
-from fit3d_cli.errors import SettingsError
-from fit3d_cli.probing.probe import probe
+from fit3d_cli.errors import SettingsError, UnknownNameError
+from fit3d_cli.probing.probe import TASKS, probe
 from fit3d_cli.probing.sources import open_dataset
 from fit3d_cli.probing.split import PARTS
 from fit3d_cli.progress import OnEvent
@@ -64,8 +64,13 @@ def run_probe(
         Fit3dError: As ``open_dataset``, ``load_backbone`` and ``probe``; before anything runs
             also if the report could not be written.
     """
+    if task not in TASKS:
+        raise UnknownNameError(
+            f"unknown task {task!r}", where="TASK", hint=f"choose one of {', '.join(TASKS)}"
+        )
     place = Workspace(workspace)
     require_writable(place.reports_dir)
+    place.sweep()
     target = resolve_device(device)
     remembered = place.captures()
     if dataset not in DATASETS and not Path(dataset).is_dir() and dataset in remembered:
@@ -137,7 +142,8 @@ def _load_base(
         if not name and scenes:
             source = read_archive(scenes[0], features=False, sh=False).source
             name, digest = source.backbone, source.weights_sha256
-        weights = weights or (place.weights_of(digest) if digest else "")
+        if digest and not weights:
+            name, weights = place.backbone_of(digest, name)
     name = name or LiftBackboneSettings().name
     inside = place.models_dir / name
     if (inside / "config.json").is_file():

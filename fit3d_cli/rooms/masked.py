@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fit3d_cli.rooms.augment import augment
 from fit3d_cli.rooms.vit import GRID, PATCH, WIDTH, RoomViT, grid_positions
 
 # Mean colours of patches deviate by about this much, so both parts of the loss weigh alike.
@@ -51,9 +52,10 @@ class MaskedAutoencoder(nn.Module):
         """Error of the predicted patches: squared for patterns, robust for mean colours.
 
         Args:
-            images: ``[B, 3, H, W]``, normalised for the encoder.
-            generator: Draws the masks.
+            images: ``[B, 3, H, W]`` uint8.
+            generator: Draws crops and masks.
         """
+        images, _ = augment(images, generator)
         batch = len(images)
         order = torch.rand(batch, self.patches, generator=generator).argsort(dim=1)
         kept = self.kept[int(torch.randint(len(self.kept), (1,), generator=generator))]
@@ -94,33 +96,3 @@ class _CrossBlock(nn.Module):
 def _pick(tokens: Tensor, index: Tensor) -> Tensor:
     """Rows ``index [B, K]`` of ``tokens [B, T, D]``: ``[B, K, D]``."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
-
-
-def augment(images: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Random crops, mirror images and tints of pictures.
-
-    Args:
-        images: ``[B, 3, H, W]`` uint8.
-        height: Height of the crops in pixels.
-        width: Width of the crops in pixels.
-        generator: Draws all of it.
-
-    Returns:
-        ``[B, 3, height, width]`` float32, mean and standard deviation 0.5 removed.
-    """
-    batch = len(images)
-
-    def draw(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(batch, *shape, generator=generator)
-
-    scale = draw(0.55, 1.0, 1)
-    shift = draw(-1, 1, 2) * (1 - scale)
-    mirror = torch.where(draw(0, 1, 1) < 0.5, -1.0, 1.0)
-    theta = torch.zeros(batch, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = (mirror * scale)[:, 0], scale[:, 0]
-    theta[:, :, 2] = shift
-    grid = F.affine_grid(theta, [batch, 3, height, width], align_corners=False)
-    source = images.float() / 255
-    crops = F.grid_sample(source, grid, padding_mode="reflection", align_corners=False)
-    gain = draw(0.75, 1.25, 1, 1, 1) * draw(0.92, 1.08, 3, 1, 1)
-    return ((crops * gain).clamp(0, 1) - 0.5) / 0.5

@@ -43,7 +43,7 @@ def write_bytes(
     size = sum(map(_length, pieces)) if isinstance(pieces, (list, tuple)) else None
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary = _temporary_name(path, suffix="")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(temporary, flags, 0o666)
@@ -93,7 +93,7 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
         except OSError as error:
             raise failure(path, error) from error
         temporary = _temporary_name(path, suffix=path.suffix)
@@ -123,7 +123,7 @@ def append_line(path: Path, text: str) -> None:
         raise ValueError("a log line holds a line break")
     line = f"{text}\n".encode("utf-8", "surrogateescape")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if os.write(fd, line) != len(line):
@@ -209,6 +209,13 @@ def sha256_file(path: Path) -> str:
             f"cannot be read: {reason(error)}", where=path, hint="check the path and its mode"
         ) from error
     return digest.hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # of a file; one level deeper the system says it better
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
 def _temporary_name(path: Path, *, suffix: str) -> Path:

@@ -42,7 +42,7 @@ def lifted(name: str, error: str | None = None, skipped: bool = False) -> types.
     return types.SimpleNamespace(
         name=name, path=None if error else Path(f"out/scenes/{name}.f3d"), gaussians=12,
         psnr_heldout=21.5, feature_cosine_heldout=float("nan"), seconds=1.25, error=error,
-        skipped=skipped, metrics={"feature_l1_heldout": 0.5},
+        skipped=skipped, metrics={"feature_l1_heldout": 0.5}, exit_code=2 if error else 0,
     )  # fmt: skip
 
 

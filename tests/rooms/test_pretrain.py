@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 
 from fit3d_cli.backbones.torchvision_shim import import_timm
+from fit3d_cli.rooms.augment import augment
+from fit3d_cli.rooms.contrast import PatchContrast
 from fit3d_cli.rooms.evaluation import LinearProbe, linear_probe
-from fit3d_cli.rooms.masked import MaskedAutoencoder, augment
+from fit3d_cli.rooms.masked import MaskedAutoencoder
 from fit3d_cli.rooms.pieces import CLASSES
-from fit3d_cli.rooms.pretrain import train
+from fit3d_cli.rooms.pretrain import STAGES, Stage, train
 from fit3d_cli.rooms.samples import Samples, load_samples
 from fit3d_cli.rooms.vit import PATCH, RoomViT, architecture
 from fit3d_cli.tensorfile import read_tensors
@@ -51,23 +54,36 @@ def test_the_network_is_timms() -> None:
             assert torch.allclose(ours(images), forward(images)[:, 1:], atol=2e-5)
 
 
-def test_crops_are_seeded_and_normalised() -> None:
+@pytest.mark.parametrize("strong", [False, True])
+def test_crops_are_seeded_and_normalised(strong: bool) -> None:
     images = torch.randint(0, 256, (4, 3, 60, 80), dtype=torch.uint8)
-    one, two, other = (
-        augment(images, 48, 64, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    (one, places), (two, again), (other, _) = (
+        augment(images, torch.Generator().manual_seed(seed), strong=strong) for seed in (1, 1, 2)
     )
-    assert one.shape == (4, 3, 48, 64)
-    assert torch.equal(one, two) and not torch.equal(one, other)
-    assert one.min() >= -1 and one.max() <= 1
+    assert one.shape == (4, 3, 96, 128) and places.shape == (4, 12 * 16, 2)
+    assert torch.equal(one, two) and torch.equal(places, again) and not torch.equal(one, other)
+    assert one.min() >= -1 and one.max() <= 1 and places.abs().max() < 1
     # A picture of one colour stays one colour, whatever the crop.
-    flat = augment(images[:, :, :1, :1].expand(-1, -1, 60, 80), 48, 64, torch.Generator())
+    flat, _ = augment(images[:, :, :1, :1].expand(-1, -1, 60, 80), torch.Generator())
     assert flat.flatten(2).std(2).max() < 1e-5
+
+
+def test_places_say_where_patches_came_from() -> None:
+    ramp = torch.linspace(0, 255, 160).round().to(torch.uint8)
+    images = torch.stack([ramp.expand(120, 160)] * 3)[None].expand(8, -1, -1, -1)
+    crops, places = augment(images, torch.Generator().manual_seed(0))
+    patches = torch.nn.functional.avg_pool2d(crops, PATCH).flatten(2)  # [8, 3, patches]
+    for crop, place in zip(patches, places, strict=True):
+        unsaturated = (crop > -0.95) & (crop < 0.9)
+        for channel, use in zip(crop, unsaturated, strict=True):
+            pair = torch.stack([channel[use], place[use, 0]])
+            assert torch.corrcoef(pair)[0, 1] > 0.999
 
 
 def test_hidden_patches_do_not_reach_the_encoder() -> None:
     torch.manual_seed(0)
     model = MaskedAutoencoder(RoomViT(), width=32, keep=(0.25,), predict=0.3).eval()
-    images = torch.rand(2, 3, 96, 128)
+    images = torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8)
     seen: list[Tensor] = []
     model.vit.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model.loss(images, torch.Generator().manual_seed(0))
@@ -75,14 +91,18 @@ def test_hidden_patches_do_not_reach_the_encoder() -> None:
     assert tokens.shape == (2, 1 + 48, 128)
 
 
-def test_training_changes_the_encoder_and_repeats(rooms: Samples) -> None:
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: str(stage.name))
+def test_training_changes_the_encoder_and_repeats(rooms: Samples, stage: Stage) -> None:
+    quick = replace(stage, batch=4)
+
     def run() -> tuple[float, dict[str, Tensor]]:
         torch.manual_seed(0)
         vit = RoomViT()
         before = vit.patch_embed.proj.weight.detach().clone()
         generator = torch.Generator().manual_seed(3)
-        steps, loss = train(vit, rooms, generator, lambda done: done / 5, lambda *_: None)
-        assert steps == 5
+        model = quick.build(vit)
+        steps, loss = train(model, quick, rooms, generator, lambda done: done / 3, lambda *_: None)
+        assert steps == 3
         assert not torch.equal(before, vit.patch_embed.proj.weight)
         return loss, vit.state_dict()
 
@@ -91,19 +111,29 @@ def test_training_changes_the_encoder_and_repeats(rooms: Samples) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_masked_prediction_is_learned(rooms: Samples) -> None:
-    torch.manual_seed(0)
-    model = MaskedAutoencoder(RoomViT(), width=32, keep=(0.3,), predict=0.3)
-    images = augment(rooms.images[:8], 96, 128, torch.Generator().manual_seed(0))
+def learned(model: MaskedAutoencoder | PatchContrast, images: Tensor, steps: int) -> float:
+    """Last loss over first loss when one batch, always cropped alike, is learned by heart."""
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(steps):
         loss = model.loss(images, torch.Generator().manual_seed(0))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.75 * losses[0]
+    return losses[-1] / losses[0]
+
+
+def test_masked_prediction_is_learned(rooms: Samples) -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(RoomViT(), width=32, keep=(0.3,), predict=0.3)
+    assert learned(model, rooms.images[:8], 25) < 0.75
+
+
+def test_contrast_is_learned(rooms: Samples) -> None:
+    torch.manual_seed(0)
+    model = PatchContrast(RoomViT(), keep=0.5, anchors=6, temperature=0.1)
+    assert learned(model, rooms.images[:6], 20) < 0.75
 
 
 def test_the_probe_reads_what_is_there() -> None:
@@ -142,7 +172,7 @@ def test_the_shipped_weights_load_and_know_rooms(repository: Path, rooms: Sample
     assert metadata["format"] == "pt"
     assert json.loads(metadata["architecture"]) == architecture()
     training = json.loads(metadata["training"])
-    assert training["script"] == "fit3d_cli.rooms.pretrain" and training["steps"] >= 1000
+    assert training["script"] == "fit3d_cli.rooms.pretrain" and training["labels"] == "none"
     assert "unfinished" not in training
     timm_vit().load_state_dict(tensors, strict=True)
     fit, test = (
