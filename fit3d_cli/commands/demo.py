@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 PROFILE = "demo"
 WORKSPACE = Path("fit3d-demo")
 WIDTH, HEIGHT = 192, 144
-TRAIN_ROOMS, TEST_ROOMS = 3, 3
-TRAIN_VIEWS, TEST_VIEWS = 24, 10
+LIFT_ROOMS, LIFT_VIEWS = 3, 24
+# Few views of many rooms: heads and scores should not hang on one kind of furniture.
+PROBE_ROOMS = {"train": 10, "test": 8}
+PROBE_VIEWS = 4
 
 
 def demo(
@@ -38,9 +40,10 @@ def demo(
     workspace = WORKSPACE if run.workspace == DEFAULT_WORKSPACE else run.workspace
     run = dataclasses.replace(run, profile=run.profile or PROFILE, workspace=workspace)
     resolved = run.resolve()
-    count = rooms or TRAIN_ROOMS
+    count = rooms or LIFT_ROOMS
     if run.dry_run:
-        run.show_settings(resolved, {"rooms": count, "unseen rooms": TEST_ROOMS})
+        unseen = {f"unseen rooms, {split}": n for split, n in PROBE_ROOMS.items()}
+        run.show_settings(resolved, {"rooms to lift": count, **unseen})
         return
 
     from fit3d_cli import storage
@@ -61,9 +64,9 @@ def demo(
     resolve_device(run.device)
     load_backbone(settings.lift.backbone.name, weights=settings.lift.backbone.weights)
     with run.progress() as on_event:
-        data = workspace / "datasets" / "rooms"
-        _write_rooms(data, count, run.seed, on_event)
-        scenes = lift_captures([data / "train"], settings.lift, on_event=on_event, **common)
+        _write_rooms(workspace, count, run.seed, on_event)
+        captures = workspace / "captures"
+        scenes = lift_captures([captures], settings.lift, on_event=on_event, **common)
         failed = [scene for scene in scenes if scene.error is not None]
         if failed:
             sys.stderr.write(f"fit3d: error: {failed[0].error}\n")
@@ -117,23 +120,32 @@ def demo(
     _print(run, scenes, reports, pictures, page, time.monotonic() - began)
 
 
-def _write_rooms(data: Path, count: int, seed: int, on_event: OnEvent) -> None:
-    """``train/room-N`` to lift and to learn from, ``test/room-N`` only to score on.
+def _write_rooms(workspace: Path, count: int, seed: int, on_event: OnEvent) -> None:
+    """``captures/room-N`` to lift and to tune on; ``datasets/rooms`` has other rooms to probe on.
 
     None of these seeds is among those that the built-in backbone was trained on.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from fit3d_cli.device import thread_count
     from fit3d_cli.progress import Progress
     from fit3d_cli.rooms import write_room
 
-    plan = [("train", i, TRAIN_VIEWS) for i in range(count)]
-    plan += [("test", count + i, TEST_VIEWS) for i in range(TEST_ROOMS)]
-    for done, (split, index, views) in enumerate(plan):
-        on_event(Progress("generate rooms", done, len(plan)))
-        write_room(
-            data / split / f"room-{index}", 1000 * seed + index,
-            views=views, width=WIDTH, height=HEIGHT,
-        )  # fmt: skip
-    on_event(Progress("generate rooms", len(plan), len(plan)))
+    probed = workspace / "datasets" / "rooms"
+    plan = [(workspace / "captures" / f"room-{i}", LIFT_VIEWS) for i in range(count)]
+    plan += [
+        (probed / split / f"room-{i}", PROBE_VIEWS)
+        for split, rooms in PROBE_ROOMS.items()
+        for i in range(rooms)
+    ]
+
+    def make(index: int) -> None:
+        directory, views = plan[index]
+        write_room(directory, 1000 * seed + index, views=views, width=WIDTH, height=HEIGHT)
+
+    with ThreadPoolExecutor(thread_count()) as pool:
+        for done, _ in enumerate(pool.map(make, range(len(plan)))):
+            on_event(Progress("generate rooms", done + 1, len(plan)))
 
 
 def _scene(scene: LiftResult) -> dict[str, Any]:

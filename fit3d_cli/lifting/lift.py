@@ -32,7 +32,7 @@ from fit3d_cli.capture.read import (
     view_cameras,
 )
 from fit3d_cli.device import resolve_device
-from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
+from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError, SettingsError
 from fit3d_cli.geometry.cameras import stack_cameras
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
@@ -42,7 +42,7 @@ from fit3d_cli.lifting.start import check_ply, first_gaussians
 from fit3d_cli.lifting.views import load_frames
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import FeatureSource, Scene
-from fit3d_cli.settings import LiftSettings
+from fit3d_cli.settings import FeatureSettings, LiftSettings
 from fit3d_cli.workspace import Workspace
 
 # Raised whenever the same settings would give other bytes; part of every content digest.
@@ -117,6 +117,7 @@ def lift_captures(
     backbone = load_backbone(
         settings.backbone.name, weights=settings.backbone.weights, device=target
     )
+    _check_dim(settings.features.dim, backbone)
     place.sweep()
     results = []
     for root, name in zip(roots, names, strict=True):
@@ -131,6 +132,16 @@ def lift_captures(
             )
         results.append(result)
     return results
+
+
+def _check_dim(dim: int, backbone: Backbone) -> None:
+    """Refuse channels that could only be zero; the default fits any backbone."""
+    if dim > max(backbone.dim, FeatureSettings().dim):
+        raise SettingsError(
+            f"more than the {backbone.dim} channels of {backbone.name}",
+            where=f"--dim {dim}",
+            hint=f"give at most {backbone.dim}",
+        )
 
 
 def _where(settings: LiftSettings) -> str:

@@ -28,7 +28,7 @@ ARCHITECTURE = {
     "img_size": [HEIGHT, WIDTH], "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2,
 }  # fmt: skip
 # Small enough for a second per scene; every stage of the real thing runs.
-LIFT = """
+SMALL = """
 [lift]
 heldout = 0.2
 [lift.backbone]
@@ -146,11 +146,18 @@ def write_weights(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world that nobody may touch; tests get a copy."""
-    root = tmp_path_factory.mktemp("original")
-    (root / "small.toml").write_text(LIFT)
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model ``tiny`` and the profile ``small.toml``."""
+    root = tmp_path_factory.mktemp("model")
+    (root / "small.toml").write_text(SMALL)
     write_model(root / "tiny", 1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def original(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world that nobody may touch; tests get a copy."""
+    root = copied(model, tmp_path_factory.mktemp("original") / "w")
     write_weights(root)
     for i in range(2):
         write_room(root / f"rooms/room-{i}", i, views=VIEWS, width=WIDTH, height=HEIGHT)

@@ -1,0 +1,263 @@
+"""Archives in, a tuned model out."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fit3d_cli.backbones.export import read_provenance
+from fit3d_cli.backbones.load import load_backbone
+from fit3d_cli.backbones.torchvision_shim import import_timm
+from fit3d_cli.errors import CaptureError, SettingsError, WeightsError
+from fit3d_cli.finetuning import trainer as trainer_module
+from fit3d_cli.finetuning.finetune import FinetuneResult
+from fit3d_cli.finetuning.trainer import masked_l1
+from fit3d_cli.images import read_image, save_png
+from fit3d_cli.progress import Progress
+from fit3d_cli.tensorfile import read_tensors
+from fit3d_cli.workspace import Workspace
+
+Tune = Callable[..., FinetuneResult]
+
+
+def weights_of(model: Path) -> dict[str, Tensor]:
+    return read_tensors(model / "model.safetensors")[0]
+
+
+def assert_same_model(first: Path, second: Path) -> None:
+    for name in ("model.safetensors", "config.json", "fit3d.json", "README.md"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def tuned(home: Path, tune: Tune, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
+    """Both scenes, two epochs, anchored; read only."""
+    workspace = Path(shutil.copytree(home / "out", tmp_path_factory.mktemp("tuned") / "out"))
+    return tune(workspace, anchor=0.1)
+
+
+def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    return sum(float((first[k] - second[k]).abs().sum()) for k in first)
+
+
+def test_masked_l1_by_hand() -> None:
+    target = torch.zeros(1, 1, 3, 2)
+    predicted = torch.tensor([[[[1.0, -3.0], [2.0, 2.0], [100.0, 100.0]]]])
+    weight = torch.tensor([[[1.0, 0.5, 0.0]]])
+    # (1 + 3) * 1 + (2 + 2) * 0.5 = 6, over 1.5 tokens of 2 channels.
+    assert float(masked_l1(predicted, target, weight)) == pytest.approx(2.0)
+    nothing = torch.zeros(1, 1, 3)
+    assert float(masked_l1(predicted, target, nothing)) == 0
+    predicted.requires_grad_(True)
+    masked_l1(predicted, target, weight).backward()
+    assert predicted.grad is not None
+    expected = torch.tensor([[[[1.0, -1.0], [0.5, 0.5], [0.0, 0.0]]]]) / 3
+    torch.testing.assert_close(predicted.grad, expected)
+
+
+def test_training_brings_the_backbone_nearer(tuned: FinetuneResult) -> None:
+    assert not tuned.skipped
+    # Both scenes hold one view out: 5 + 4 views in batches of 2 (3 + 2 steps), two epochs.
+    assert tuned.steps == 10
+    assert tuned.loss_last < tuned.loss_first
+    assert tuned.heldout_after < tuned.heldout_before
+    assert tuned.heldout_after < 0.98 * tuned.heldout_before
+
+
+def test_result_loads_through_plain_timm(tuned: FinetuneResult, backbone_dir: Path) -> None:
+    model = import_timm().create_model(f"local-dir:{tuned.path}", pretrained=True, num_classes=0)
+    ours, base = load_backbone(str(tuned.path)), load_backbone(str(backbone_dir))
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    normed = (images - torch.tensor(ours.mean).view(3, 1, 1)) / torch.tensor(ours.std).view(3, 1, 1)
+    with torch.no_grad():
+        theirs = model.eval().forward_features(normed)[:, ours.prefix_tokens :]
+        mine = ours.tokens(images)
+        assert torch.equal(theirs.reshape(2, 4, 6, 24), mine)
+        assert not torch.equal(base.tokens(images), mine)
+
+
+def test_the_record_holds_facts_and_no_paths(
+    tuned: FinetuneResult, home: Path, backbone_dir: Path
+) -> None:
+    record = read_provenance(tuned.path)
+    assert record["base"]["name"] == record["backbone"] == "midget"
+    assert record["base"]["weights_sha256"] == load_backbone(str(backbone_dir)).weights_sha256
+    assert record["weights_sha256"] == load_backbone(str(tuned.path)).weights_sha256
+    assert [scene["name"] for scene in record["scenes"]] == ["hall", "attic"]
+    assert record["settings"] == {"lr": 1e-3, "epochs": 2, "anchor": 0.1}
+    assert record["figures"]["steps"] == 10
+    text = "".join(p.read_text() for p in tuned.path.iterdir() if p.suffix in (".json", ".md"))
+    for secret in (home, backbone_dir.parent, tuned.path.parent):
+        assert str(secret) not in text
+    card = (tuned.path / "README.md").read_text()
+    assert "hall, attic" in card and f"{tuned.heldout_after:.4f}" in card
+
+
+def test_a_finished_run_is_kept(
+    tuned: FinetuneResult, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Path(shutil.copytree(tuned.path.parent.parent, tmp_path / "out"))
+
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(trainer_module.Trainer, "_loss", refuse)
+    again = tune(workspace, anchor=0.1)
+    assert again.skipped and again.seconds == 0
+    assert (again.steps, again.loss_last) == (tuned.steps, tuned.loss_last)
+    assert again.heldout_after == tuned.heldout_after
+    assert tune(workspace, anchor=0.1, checkpoint_every=3).skipped
+    for other in (
+        {"anchor": 0.2},
+        {"anchor": 0.1, "seed": 1},
+        {"anchor": 0.1, "scenes": ("hall",)},
+    ):
+        with pytest.raises(AssertionError, match="trained again"):
+            tune(workspace, **other)
+    # An unfinished directory is not a finished model.
+    (workspace / "models" / "tuned" / "config.json").unlink()
+    with pytest.raises(AssertionError, match="trained again"):
+        tune(workspace, anchor=0.1)
+
+
+def test_same_inputs_same_bytes_in_any_workspace(
+    tuned: FinetuneResult, own: Path, tune: Tune, backbone_dir: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(backbone_dir, tmp_path / "b" / "midget"))
+    again = tune(own, anchor=0.1, backbone={"name": str(moved)})
+    assert not again.skipped
+    assert_same_model(again.path, tuned.path)
+    other = tune(own, anchor=0.1, seed=1, name="other")
+    assert distance(weights_of(other.path), weights_of(tuned.path)) > 0
+
+
+@pytest.mark.parametrize(("stop", "damage"), [(3, False), (7, False), (7, True)])
+def test_resuming_is_exact(
+    tuned: FinetuneResult, own: Path, tune: Tune, stop: int, damage: bool
+) -> None:
+    """Checkpoints every two steps; killed in the first epoch, in the second, and damaged."""
+
+    def kill(event: Progress) -> None:
+        if event.stage == "finetune" and event.done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(own, anchor=0.1, checkpoint_every=2, on_event=kill)
+    assert not (own / "models" / "tuned" / "config.json").exists()
+    (folder,) = (own / "cache" / "finetune").iterdir()
+    kept = sorted(folder.glob("step-*.safetensors"))
+    assert [p.stem for p in kept] == [f"step-{s:08d}" for s in range(2, stop, 2)][-2:]
+    if damage:
+        kept[-1].write_bytes(kept[-1].read_bytes()[:-100])
+    steps: list[int] = []
+
+    def watch(event: Progress) -> None:
+        if event.stage == "finetune":
+            steps.append(event.done)
+
+    again = tune(own, anchor=0.1, checkpoint_every=2, on_event=watch)
+    begun = stop - 1 if not damage else stop - 3
+    assert steps == list(range(begun + 1, 11))
+    assert_same_model(again.path, tuned.path)
+    assert (again.loss_first, again.loss_last) == (tuned.loss_first, tuned.loss_last)
+    assert not folder.exists(), "checkpoints are left behind"
+
+
+def test_the_anchor_holds_the_tokens_near_the_base(
+    own: Path, tune: Tune, backbone_dir: Path
+) -> None:
+    base = load_backbone(str(backbone_dir))
+    images = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    drifts = []
+    for anchor in (0.0, 3.0):
+        made = tune(own, anchor=anchor, epochs=4, name=f"anchor-{anchor:.0f}")
+        with torch.no_grad():
+            drift = load_backbone(str(made.path)).tokens(images) - base.tokens(images)
+        drifts.append(float(drift.abs().mean()))
+    assert 0 < drifts[1] < 0.7 * drifts[0]
+
+
+def test_uncovered_tokens_are_ignored(own: Path, tune: Tune) -> None:
+    everything, half, nothing = (
+        tune(own, scenes=("hall",), epochs=1, min_alpha=alpha, name=f"a{i}")
+        for i, alpha in enumerate((0.0, 0.95, 1.0))
+    )
+    assert everything.loss_first != half.loss_first
+    # No patch is covered to exactly one, so nothing is learnt but weight decay's share.
+    assert nothing.loss_first == nothing.loss_last == nothing.heldout_before == 0
+
+
+def test_one_scene_and_no_held_out_views(home: Path, own: Path, tune: Tune) -> None:
+    from fit3d_cli.lifting.lift import lift_captures
+    from fit3d_cli.progress import ignore
+    from fit3d_cli.settings import LiftSettings
+
+    settings = LiftSettings.model_validate({
+        "backbone": {"name": next(iter(memory(own).values())), "width": 64},
+        "geometry": {"width": 32, "iterations": 1, "init_gaussians": 100, "densify": False},
+        "features": {"dim": 3}, "heldout": 0,
+    })  # fmt: skip
+    lift_captures([home / "captures" / "hall"], settings, workspace=own, device="cpu", seed=0,
+                  on_event=ignore)  # fmt: skip
+    made = tune(own, scenes=("hall",), epochs=1)
+    assert made.steps == 3
+    assert math.isnan(made.heldout_before) and math.isnan(made.heldout_after)
+    assert read_provenance(made.path)["figures"]["heldout_after"] is None
+    assert "no held-out views" in (made.path / "README.md").read_text()
+    assert math.isnan(tune(own, scenes=("hall",), epochs=1).heldout_after), "skipped run"
+
+
+def memory(workspace: Path) -> dict[str, str]:
+    return dict(json.loads((workspace / "backbones.json").read_text()))
+
+
+def test_foreign_weights_are_refused(own: Path, tune: Tune, other_backbone_dir: Path) -> None:
+    with pytest.raises(WeightsError, match=r"not the weights that hall was lifted with") as error:
+        tune(own, backbone={"name": str(other_backbone_dir)})
+    assert error.value.where == str(other_backbone_dir)
+    with pytest.raises(WeightsError, match="not the weights"):
+        tune(own, backbone={
+            "name": next(iter(memory(own).values())),
+            "weights": str(other_backbone_dir / "model.safetensors"),
+        })  # fmt: skip
+    assert not (own / "models").exists() and not (own / "cache" / "targets").exists()
+
+
+def test_scenes_of_two_backbones_are_refused(
+    home: Path, own: Path, tune: Tune, other_backbone_dir: Path
+) -> None:
+    from fit3d_cli.lifting.lift import lift_captures
+    from fit3d_cli.progress import ignore
+    from fit3d_cli.settings import LiftSettings
+
+    settings = LiftSettings.model_validate({
+        "backbone": {"name": str(other_backbone_dir), "width": 64},
+        "geometry": {"width": 32, "iterations": 1, "init_gaussians": 100, "densify": False},
+        "features": {"dim": 3},
+    })  # fmt: skip
+    lift_captures([home / "captures" / "attic"], settings, workspace=own, device="cpu", seed=0,
+                  on_event=ignore)  # fmt: skip
+    with pytest.raises(SettingsError, match=r"attic\.f3d: lifted with stranger, but hall\.f3d"):
+        tune(own)
+
+
+def test_changed_photos_are_refused(home: Path, own: Path, tune: Tune, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(home / "captures", tmp_path / "moved"))
+    photo = root / "attic" / "frame-000001.color.png"
+    save_png(photo, 255 - read_image(photo))
+    with pytest.raises(CaptureError, match="attic was lifted from"):
+        tune(own, captures=(root,))
+    assert not (own / "models").exists()
+
+
+def test_a_gone_capture_says_what_to_do(own: Path, tune: Tune) -> None:
+    Workspace(own).remember_capture("hall", own / "nowhere")
+    with pytest.raises(CaptureError, match=r"capture of scene 'hall' is gone.*--captures DIR"):
+        tune(own)
