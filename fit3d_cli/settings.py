@@ -83,11 +83,11 @@ class FeatureSettings(Section):
     solver: Literal["average", "cg", "paper"] = Field(
         "cg", description="weighted average, conjugate gradients, or FiT3D's joint Adam schedule"
     )
-    cg_iterations: int = Field(2, ge=0, le=200, description="CG steps after the weighted average")
+    cg_iterations: int = Field(8, ge=0, le=200, description="CG steps after the weighted average")
     cg_lambda: float = Field(
-        1.0, ge=0, description="pull to the weighted average, relative to the mean column weight"
+        0.03, ge=0, description="pull to the weighted average, relative to the mean column weight"
     )
-    ridge: float = Field(1e-3, gt=0, description="ridge of the decoder, relative")
+    ridge: float = Field(1e-2, gt=0, description="ridge of the decoder, relative")
     paper_iterations: int = Field(30_000, gt=0, description="Adam steps of solver = paper")
     paper_lr: float = Field(6.25e-5, gt=0, description="Adam step of solver = paper")
 

@@ -77,11 +77,17 @@ def finetune(
                 "steps": result.steps,
                 "loss_first": result.loss_first,
                 "loss_last": result.loss_last,
+                "heldout_before": result.heldout_before,
+                "heldout_after": result.heldout_after,
                 "seconds": result.seconds,
+                "skipped": result.skipped,
             }
         )
     else:
-        columns = ("model", "steps", "first loss", "last loss", "seconds")
-        figures = (result.steps, result.loss_first, result.loss_last, result.seconds)
+        columns = ("model", "steps", "first L1", "last L1", "held-out L1, base", "tuned", "seconds")
+        figures = (
+            result.steps, result.loss_first, result.loss_last, result.heldout_before,
+            result.heldout_after, "kept" if result.skipped else result.seconds,
+        )  # fmt: skip
         _show.table(run.out, columns, [(result.path, *figures)])
     run.hint(f"fit3d probe seg camvid --data DIR --tuned {result.path}{run.workspace_option()}")

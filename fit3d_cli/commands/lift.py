@@ -10,7 +10,10 @@ import typer
 
 from fit3d_cli.commands._options import Backbone, Run, Weights, require
 
-COLUMNS = ("scene", "gaussians", "PSNR held-out", "feature cosine held-out", "seconds", "archive")
+COLUMNS = (
+    "scene", "gaussians", "PSNR held-out", "feature cosine held-out", "floor", "ceiling",
+    "seconds", "archive",
+)  # fmt: skip
 
 
 def lift(
@@ -83,12 +86,18 @@ def lift(
                 result.gaussians,
                 result.psnr_heldout,
                 result.feature_cosine_heldout,
+                result.metrics.get("floor_cosine"),
+                result.metrics.get("ceiling_cosine"),
                 "kept" if result.skipped else result.seconds,
                 result.path,
             )
             for result in done
         ]
         _show.table(run.out, COLUMNS, rows)
+        run.out.write(
+            "floor: the nearest training view's tokens; ceiling: the view's own tokens, reduced to"
+            " the stored channels\n"
+        )
     for result in failed:
         sys.stderr.write(f"fit3d: error: {result.error}\n")
     if done:

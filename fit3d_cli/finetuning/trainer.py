@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fit3d_cli.backbones.model import Backbone
-from fit3d_cli.errors import ArchiveError
+from fit3d_cli.errors import ArchiveError, SettingsError
 from fit3d_cli.finetuning.sampling import Draw, plan_epoch
 from fit3d_cli.finetuning.targets import Sample, SceneTargets, load_sample
 from fit3d_cli.progress import OnEvent, Progress
@@ -76,13 +77,29 @@ class Trainer:
         Args:
             checkpoints: Directory of the checkpoints.
             on_event: Told about each step.
+
+        Raises:
+            SettingsError: The loss or the weights are not finite any more.
         """
         self._resume(checkpoints)
         while self.step < self.steps:
             self.losses.append(self._advance())
+            self._require_finite()
             on_event(Progress("finetune", self.step, self.steps, f"L1 {self.losses[-1]:.4f}"))
             if self.step % self.settings.checkpoint_every == 0 and self.step < self.steps:
                 self._save(checkpoints)
+
+    def _require_finite(self) -> None:
+        """Stop a training that diverged, before it is kept in a checkpoint or as a model."""
+        last = self.step == self.steps
+        due = last or self.step % self.settings.checkpoint_every == 0
+        whole = not due or all(bool(torch.isfinite(p).all()) for p in self.parameters)
+        if not whole or not math.isfinite(self.losses[-1]):
+            raise SettingsError(
+                f"the training diverged at step {self.step} of {self.steps}",
+                where="finetune.lr",
+                hint=f"give less than {self.settings.lr:g}, or less finetune.weight_decay",
+            )
 
     def heldout_loss(self, on_event: OnEvent, stage: str) -> float:
         """Mean loss over the held-out views of all scenes; NaN if there are none."""

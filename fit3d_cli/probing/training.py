@@ -110,6 +110,9 @@ def train_head(
         device: Where the head is.
         generator: CPU generator: the order of the pictures and their pixels.
         on_step: Called with the steps done and the loss.
+
+    Raises:
+        SettingsError: The head is not finite any more.
     """
     usable = [index for index, entry in enumerate(pixels) if entry is not None]
     optimiser = torch.optim.AdamW(head.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
@@ -137,3 +140,8 @@ def train_head(
         optimiser.step()
         if on_step is not None:
             on_step(step + 1, float(value.detach()))
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in head.parameters()):
+        raise SettingsError(
+            f"the head diverged in {plan.steps} steps", where="probe.lr",
+            hint=f"give less than {plan.lr:g}",
+        )  # fmt: skip

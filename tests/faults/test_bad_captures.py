@@ -170,6 +170,13 @@ def test_json_has_no_nan(refused, capture_only, layout: str) -> None:
     refused(["lift", ROOTS[layout], "--backbone", "tiny"], 2, culprit, "NaN")
 
 
+def test_principal_point_in_another_unit(refused, capture_only) -> None:
+    """What no archive could hold is refused before it is fitted."""
+    path = capture_only(ROOTS["transforms"]) / "transforms.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cx": 24_000}))
+    refused(["lift", str(path.parent), "--backbone", "tiny"], 2, "shot-0.png", "24000")
+
+
 NO_CAPTURE: dict[str, tuple[Damage, str, str]] = {
     "missing": (nothing, "gone", "no such file or directory"),
     "file": (lambda r: (r / "file").touch(), "file", "not a directory"),

@@ -28,8 +28,8 @@ class Case:
         says: Words of the message.
         code: Exit code.
         damage: What is done to the world before.
-        kept: What may have been added: cached tokens of the good photos that came first are
-            named by content, so they are right whatever happens later.
+        kept: What may have been added: tokens and maps of good photos are cached by content,
+            so they are right whatever happens later.
     """
 
     line: str
@@ -106,6 +106,7 @@ CASES: dict[str, Case] = {
     "setting a flag as number": Case(f"{LIFT} --set lift.densify=7", "densify", "true or false"),
     "setting without value": Case(f"{LIFT} --set lift.dim", "--set lift.dim", "key=value"),
     "setting of another verb": Case("finetune --set lift.dim=3", "lift.features.dim", "not used"),
+    "more channels than there are": Case(f"{TINY} --dim 100", "--dim 100", "at most 32"),
     "setting infinite": Case("finetune --set finetune.lr=inf", "finetune.lr", "a number > 0"),
     "flag ill-typed": Case(f"{LIFT} --dim many", "--dim", "integer"),
     "profile unknown": Case(f"{LIFT} --profile quik", "quik", "did you mean quick"),
@@ -193,6 +194,10 @@ CASES: dict[str, Case] = {
         "weights/other.safetensors", "not the weights"),
     "finetune model gone": Case("finetune --name fresh", "tiny", "gone",
                                 damage=lambda r: (r / "tiny").rename(r / "hidden")),
+    "finetune diverges": Case("finetune --name fresh --lr 1e30", "finetune.lr", "diverged",
+                              kept="out/cache"),
+    "finetune decays too much": Case("finetune --name fresh --set finetune.weight_decay=1e30",
+                                     "finetune.lr", "weight_decay", kept="out/cache"),
     "finetune name a path": Case("finetune --name ../../evil", "--name", "name of the model"),
     "finetune name empty": Case("finetune --name=", "--name", "name of the model"),
     "memory of captures damaged": Case("finetune --name fresh", "captures.json", "delete it",
@@ -226,6 +231,8 @@ CASES: dict[str, Case] = {
     "probe depth range": Case(
         f"probe depth rooms --set probe.min_depth=20 {ROOMS}", "probe.min_depth", "range",
         damage=rooms),
+    "probe diverges": Case(f"probe depth rooms --models base --set probe.lr=1e30 {ROOMS}",
+                           "probe.lr", "diverged", damage=rooms, kept="out/cache"),
     # compare, viz
     "compare three": Case("compare a b c", "compare", "3 things"),
     "compare gone": Case("compare gone.png", "gone.png", "no such"),
