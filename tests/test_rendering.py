@@ -20,6 +20,7 @@ from fit3d_cli.geometry.rotations import look_at
 from fit3d_cli.progress import Progress, ignore
 from fit3d_cli.rendering import (
     _file_names,
+    _pca_picture,
     choose_views,
     render_maps,
     render_scene,
@@ -240,6 +241,22 @@ def test_one_basis_colours_all_views(scene: Scene) -> None:
         colours.append(shown[24, 32])  # all cameras look at the same point
     for other in colours[1:]:
         torch.testing.assert_close(other, colours[0], rtol=0, atol=0.05)
+
+
+def test_the_pca_picture_fades_with_alpha_and_keeps_its_hue(scene: Scene) -> None:
+    basis = scene_pca(scene)
+    thin = dataclasses.replace(
+        scene.gaussians, opacities=torch.full_like(scene.gaussians.opacities, 0.15)
+    )
+    hues = []
+    for gaussians in (scene.gaussians, thin):
+        maps = render_maps(
+            dataclasses.replace(scene, gaussians=gaussians), scene.cameras[1], features=True
+        )
+        hues.append(_pca_picture(maps, basis) / maps.alphas[..., None])
+    assert float(maps.alphas.mean()) < 0.75
+    # The wall's features vary slowly, so more transparent Gaussians average to the same.
+    torch.testing.assert_close(hues[1], hues[0], rtol=0, atol=0.05)
 
 
 def test_a_transparent_scene_still_has_colours(scene: Scene) -> None:

@@ -96,15 +96,6 @@ def _check_intrinsics(view: View) -> None:
             where=view.image_path,
             hint="correct the intrinsics of this photo",
         )
-    centre, sizes = (float(K[0, 2]), float(K[1, 2])), (view.width, view.height)
-    # As archives demand: cropping can move the principal point out of the picture, but not far.
-    if not all(-size < value < 2 * size for value, size in zip(centre, sizes, strict=True)):
-        raise CaptureError(
-            f"principal point {centre[0]:g}, {centre[1]:g} is far outside the "
-            f"{view.width}x{view.height} picture",
-            where=view.image_path,
-            hint="correct the intrinsics of this photo",
-        )
     params = () if view.distortion is None else view.distortion.params
     if not all(map(math.isfinite, params)) or not 0 < view.depth_scale < math.inf:
         raise CaptureError(

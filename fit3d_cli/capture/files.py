@@ -181,7 +181,7 @@ def locate(root: Path, stated: str, source: Path) -> tuple[str, Path]:
         source: The file that states it, for messages.
 
     Returns:
-        Its normalised POSIX path relative to ``root``, and where it lies.
+        Its normalised POSIX path relative to ``root``, without leading ``..``, and where it lies.
 
     Raises:
         CaptureError: Absolute and outside the capture, or no file name at all.
@@ -197,8 +197,9 @@ def locate(root: Path, stated: str, source: Path) -> tuple[str, Path]:
             raise CaptureError(
                 f"absolute path {stated}", where=source, hint="use paths relative to the capture"
             ) from error
-    name = Path(os.path.normpath(stated)).as_posix()
-    if "\0" in name or name in (".", ".."):
+    # Photos may lie beside the capture, but results are named after them: no name leads outside.
+    name = Path(*(p for p in Path(os.path.normpath(stated)).parts if p != "..")).as_posix()
+    if "\0" in name or name == ".":
         raise CaptureError(f"no file name: {stated!r}", where=source, hint=RESTORE)
     return name, place
 

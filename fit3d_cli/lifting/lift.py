@@ -32,17 +32,18 @@ from fit3d_cli.capture.read import (
     view_cameras,
 )
 from fit3d_cli.device import resolve_device
-from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError, SettingsError
+from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
 from fit3d_cli.geometry.cameras import stack_cameras
 from fit3d_cli.geometry.gaussians import Gaussians
+from fit3d_cli.lifting.checks import check_dim, check_ply, check_storable
 from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
 from fit3d_cli.lifting.geometry import GeometryFit, heldout_psnr
 from fit3d_cli.lifting.paper import lift_by_adam
-from fit3d_cli.lifting.start import check_ply, first_gaussians
+from fit3d_cli.lifting.start import first_gaussians
 from fit3d_cli.lifting.views import load_frames
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import FeatureSource, Scene
-from fit3d_cli.settings import FeatureSettings, LiftSettings
+from fit3d_cli.settings import LiftSettings
 from fit3d_cli.workspace import Workspace
 
 # Raised whenever the same settings would give other bytes; part of every content digest.
@@ -117,7 +118,7 @@ def lift_captures(
     backbone = load_backbone(
         settings.backbone.name, weights=settings.backbone.weights, device=target
     )
-    _check_dim(settings.features.dim, backbone)
+    check_dim(settings.features.dim, backbone)
     place.sweep()
     results = []
     for root, name in zip(roots, names, strict=True):
@@ -132,16 +133,6 @@ def lift_captures(
             )
         results.append(result)
     return results
-
-
-def _check_dim(dim: int, backbone: Backbone) -> None:
-    """Refuse channels that could only be zero; the default fits any backbone."""
-    if dim > max(backbone.dim, FeatureSettings().dim):
-        raise SettingsError(
-            f"more than the {backbone.dim} channels of {backbone.name}",
-            where=f"--dim {dim}",
-            hint=f"give at most {backbone.dim}",
-        )
 
 
 def _where(settings: LiftSettings) -> str:
@@ -177,6 +168,7 @@ def _lift_one(
     began = time.monotonic()
     on_event(Progress(f"{name}: read capture", 0, 1))
     capture = spread(read_capture(root, settings.reader, name), settings.max_views)
+    check_storable(capture)
     digest = capture_digest(capture)
     plan = _digest(
         digest, settings.model_dump(mode="json", exclude=_OFF_THE_RECORD),

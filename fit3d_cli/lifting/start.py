@@ -78,25 +78,6 @@ def first_gaussians(
     )
 
 
-def check_ply(settings: GeometrySettings) -> None:
-    """Refuse a ``.ply`` to start from that is not named, is missing, or would not be read.
-
-    Raises:
-        SettingsError: It is.
-    """
-    ply, where = settings.ply, "lift.geometry.ply"
-    if settings.init == "ply" and not ply:
-        raise SettingsError("init=ply needs a file", where=where, hint=f"--set {where}=FILE.ply")
-    if settings.init != "ply" and ply:
-        raise SettingsError(
-            f"not read with init={settings.init}",
-            where=where,
-            hint="add --set lift.geometry.init=ply, or leave the file out",
-        )
-    if ply and not Path(ply).is_file():
-        raise SettingsError("no such file", where=ply, hint=f"check {where}")
-
-
 def _few(points: SparsePoints | None) -> bool:
     return points is None or len(points.xyz) < _MIN_SPARSE
 

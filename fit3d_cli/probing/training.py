@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fit3d_cli.errors import SettingsError
 from fit3d_cli.probing.features import Features
 from fit3d_cli.shapes import check_dims
 

@@ -174,7 +174,23 @@ def test_principal_point_in_another_unit(refused, capture_only) -> None:
     """What no archive could hold is refused before it is fitted."""
     path = capture_only(ROOTS["transforms"]) / "transforms.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"cx": 24_000}))
-    refused(["lift", str(path.parent), "--backbone", "tiny"], 2, "shot-0.png", "24000")
+    refused(
+        ["lift", str(path.parent), "--backbone", "tiny"], 2, "transforms", "impossible intrinsics"
+    )
+
+
+def test_photos_beside_the_capture(capture_only, capsys) -> None:
+    """Their names do not lead out of the folders that are named after them."""
+    root = capture_only(ROOTS["transforms"])
+    data = json.loads((root / "transforms.json").read_text())
+    for frame in data["frames"]:
+        frame["file_path"] = f"../{frame['file_path']}"
+    (root / "poses").mkdir()
+    (root / "poses/transforms.json").write_text(json.dumps(data))
+    argv = ["--profile", "small.toml", "--workspace", "new", "-q", "--json"]
+    assert app.run(["lift", str(root / "poses"), "--backbone", "tiny", *argv]) == 0
+    assert app.run(["render", "new/scenes/poses.f3d", "--what", "rgb", *argv]) == 0
+    assert {path.suffix for path in Path("new/renders/poses").iterdir()} == {".png"}
 
 
 NO_CAPTURE: dict[str, tuple[Damage, str, str]] = {

@@ -278,7 +278,8 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("case", CASES)
 def test_refused(refused, request, case: str) -> None:
     wrong = CASES[case]
-    wrong.damage(request.getfixturevalue("untouched" if wrong.damage is nothing else "world"))
+    clean = wrong.damage is nothing and not wrong.kept
+    wrong.damage(request.getfixturevalue("untouched" if clean else "world"))
     refused(wrong.line.split(), wrong.code, wrong.names, wrong.says, kept=wrong.kept)
 
 

@@ -16,9 +16,10 @@ from fit3d_cli.backbones.export import read_provenance
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.torchvision_shim import import_timm
 from fit3d_cli.errors import CaptureError, SettingsError, WeightsError
-from fit3d_cli.finetuning import trainer as trainer_module
 from fit3d_cli.finetuning.finetune import FinetuneResult
-from fit3d_cli.finetuning.trainer import masked_l1
+from fit3d_cli.finetuning.sampling import plan_epoch
+from fit3d_cli.finetuning.targets import Sample, find_targets, load_sample
+from fit3d_cli.finetuning.trainer import Trainer, masked_l1
 from fit3d_cli.images import read_image, save_png
 from fit3d_cli.progress import Progress
 from fit3d_cli.tensorfile import read_tensors
@@ -108,7 +109,7 @@ def test_a_finished_run_is_kept(
     def refuse(*_: object) -> Tensor:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(trainer_module.Trainer, "_loss", refuse)
+    monkeypatch.setattr(Trainer, "_loss", refuse)
     again = tune(workspace, anchor=0.1)
     assert again.skipped and again.seconds == 0
     assert (again.steps, again.loss_last) == (tuned.steps, tuned.loss_last)
@@ -168,6 +169,33 @@ def test_resuming_is_exact(
     assert_same_model(again.path, tuned.path)
     assert (again.loss_first, again.loss_last) == (tuned.loss_first, tuned.loss_last)
     assert not folder.exists(), "checkpoints are left behind"
+
+
+def test_samples_are_drawn_and_mirrored_as_planned(
+    own: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Sample] = []
+    loss = Trainer._loss
+
+    def record(trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            seen.extend(samples)
+        return loss(trainer, samples)
+
+    monkeypatch.setattr(Trainer, "_loss", record)
+    tune(own, epochs=1)
+    place = Workspace(own)
+    scenes = [find_targets(own / "scenes" / f"{n}.f3d", place, []) for n in ("hall", "attic")]
+    views = [(s, v) for s, scene in enumerate(scenes) for v in scene.train]
+    plan = plan_epoch(views, [(64, 48), (64, 32)], batch=2, flip=True, seed=0, epoch=0)
+    draws = [draw for batch in plan for draw in batch]
+    assert len(seen) == len(draws) == 9
+    assert {draw.flip for draw in draws} == {True, False}, "the seed shows only one case"
+    for draw, sample in zip(draws, seen, strict=True):
+        stored = load_sample(scenes[draw.scene], draw.view)
+        expected = stored.flipped() if draw.flip else stored
+        assert torch.equal(sample.image, expected.image)
+        assert torch.equal(sample.target, expected.target)
 
 
 def test_the_anchor_holds_the_tokens_near_the_base(

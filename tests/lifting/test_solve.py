@@ -91,6 +91,31 @@ def test_every_cg_step_lowers_the_objective(problem: Any) -> None:
     assert gaps[2] < 0.1 * gaps[0], "two steps, the default, should do most of it"
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_cg_is_optimal_in_its_krylov_space(problem: Any, steps: int) -> None:
+    """The k-th iterate minimises the objective over k preconditioned gradients: CG's definition."""
+    damping = 0.05
+    start = weighted_average(problem.weights, problem.codes)
+    x = conjugate_gradients(
+        problem.weights, problem.codes, start, iterations=steps, damping=damping
+    )
+    seen = [i for i in range(12) if i not in problem.unseen]
+    A = problem.dense[:, seen]
+    D = A.sum(0)
+    normal = A.T @ A + damping * torch.diag(D)
+    begun = start[seen].double()
+    for channel in range(3):
+        residual = A.T @ (problem.stacked[:, channel] - A @ begun[:, channel])
+        space = [residual / D]
+        for _ in range(steps - 1):
+            space.append(normal @ space[-1] / D)
+        basis = torch.linalg.qr(torch.stack(space, 1))[0]
+        best = basis @ torch.linalg.solve(basis.T @ normal @ basis, basis.T @ residual)
+        torch.testing.assert_close(
+            x[seen, channel].double(), begun[:, channel] + best, rtol=0, atol=1e-5
+        )
+
+
 def test_cg_reports_a_falling_residual(problem: Any) -> None:
     seen: list[tuple[int, float]] = []
     start = weighted_average(problem.weights, problem.codes)

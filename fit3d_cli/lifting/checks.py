@@ -1,0 +1,62 @@
+"""What can be known to go wrong before anything is computed or written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fit3d_cli.archive.checks import check_names, check_numbers, check_scene_name
+from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.capture.base import Capture
+from fit3d_cli.capture.read import view_cameras
+from fit3d_cli.errors import ArchiveError, CaptureError, SettingsError
+from fit3d_cli.settings import FeatureSettings, GeometrySettings
+
+
+def check_ply(settings: GeometrySettings) -> None:
+    """Refuse a ``.ply`` to start from that is not named, is missing, or would not be read.
+
+    Raises:
+        SettingsError: It is.
+    """
+    ply, where = settings.ply, "lift.geometry.ply"
+    if settings.init == "ply" and not ply:
+        raise SettingsError("init=ply needs a file", where=where, hint=f"--set {where}=FILE.ply")
+    if settings.init != "ply" and ply:
+        raise SettingsError(
+            f"not read with init={settings.init}",
+            where=where,
+            hint="add --set lift.geometry.init=ply, or leave the file out",
+        )
+    if ply and not Path(ply).is_file():
+        raise SettingsError("no such file", where=ply, hint=f"check {where}")
+
+
+def check_dim(dim: int, backbone: Backbone) -> None:
+    """Refuse channels that could only be zero; the default fits any backbone.
+
+    Raises:
+        SettingsError: More channels than the backbone has.
+    """
+    if dim > max(backbone.dim, FeatureSettings().dim):
+        raise SettingsError(
+            f"more than the {backbone.dim} channels of {backbone.name}",
+            where=f"--dim {dim}",
+            hint=f"give at most {backbone.dim}",
+        )
+
+
+def check_storable(capture: Capture) -> None:
+    """Refuse before the fit what an archive could not hold after it.
+
+    Raises:
+        CaptureError: Impossible cameras, or names that are no file names.
+    """
+    cameras = view_cameras(capture)
+    hint = "correct the cameras and names of this capture"
+    tensors = {"viewmats": cameras.viewmats, "Ks": cameras.Ks, "sizes": cameras.sizes}
+    try:
+        check_numbers({f"cam.{k}": v for k, v in tensors.items()}, capture.root, hint=hint)
+        check_names([view.name for view in capture.views], capture.root, hint=hint)
+        check_scene_name(capture.name, capture.root, hint=hint)
+    except ArchiveError as error:
+        raise CaptureError(error.what, where=error.where, hint=error.hint) from error
