@@ -3,9 +3,10 @@
     python benchmarks/lift_vs_adam.py WORKSPACE SCENE [--steps 500] [--threads 2]
 
 Both sides start from the archive's Gaussians and the cached tokens, and are scored on the same
-held-out views by the same function. Adam's 30,000 steps are extrapolated from ``--steps`` timed ones;
-its error is what it has reached after them. As FiT3D's learning rate hardly moves in so few steps, a
-second Adam runs with a hundred times the rate, which favours it. Prints a table and one JSON object.
+held-out views by the same function. Adam's 30,000 steps are extrapolated from ``--steps`` timed
+ones; its error is what it has reached after them. As FiT3D's learning rate hardly moves in so few
+steps, a second Adam runs with a hundred times the rate, which favours it. Prints a table and one
+JSON object.
 """
 
 from __future__ import annotations
@@ -71,12 +72,16 @@ def main() -> None:
         whole = seconds * PAPER_STEPS / options.steps
         rows.append(_row(label, seconds, whole, lifted, weights, tokens, cameras, scene))
 
-    print(f"{scene.name}: {len(scene.gaussians)} Gaussians, {len(train)} training views, "
-          f"{size[0]}x{size[1]}, d = {dim}, C = {source.dim}, {options.threads} threads")  # fmt: skip
+    print(
+        f"{scene.name}: {len(scene.gaussians)} Gaussians, {len(train)} training views, "
+        f"{size[0]}x{size[1]}, d = {dim}, C = {source.dim}, {options.threads} threads"
+    )
     print(f"Adam timed over {options.steps} steps, extrapolated to {PAPER_STEPS}")
     for row in rows:
-        print(f"{row['side']:22} {row['seconds']:8.1f} s measured {row['whole_seconds']:9.1f} s whole"
-              f"   cosine {row['feature_cosine']:.4f}   L1 {row['feature_l1']:.4f}")  # fmt: skip
+        print(
+            f"{row['side']:22} {row['seconds']:8.1f} s measured {row['whole_seconds']:9.1f} s whole"
+            f"   cosine {row['feature_cosine']:.4f}   L1 {row['feature_l1']:.4f}"
+        )
     ratio = rows[1]["whole_seconds"] / rows[0]["whole_seconds"]
     print(f"ratio: {ratio:.0f} x ({len(heldout)} held-out views)")
     print(json.dumps({"scene": scene.name, "steps": options.steps, "rows": rows, "ratio": ratio}))

@@ -16,8 +16,9 @@ import torch
 
 from fit3d_cli import __version__, storage
 from fit3d_cli.backbones.export import read_provenance, write_model_directory
-from fit3d_cli.backbones.load import load_backbone
-from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.backbones.load import WEIGHTS_NAME, load_backbone
+from fit3d_cli.backbones.model import Backbone, state_digest
+from fit3d_cli.backbones.weights import read_weights
 from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import Fit3dError, SettingsError, WeightsError
 from fit3d_cli.finetuning.card import model_card
@@ -185,10 +186,13 @@ def _plan(
 
 
 def _finished(target: Path, plan: str) -> dict[str, Any] | None:
-    """Figures of an earlier run of the same plan, if its model directory is complete."""
+    """Figures of an earlier run of the same plan, if its model directory is whole."""
     try:
         provenance = read_provenance(target)
+        weights = read_weights(target / WEIGHTS_NAME)
     except Fit3dError:
+        return None
+    if state_digest(weights) != provenance.get("weights_sha256"):
         return None
     figures = provenance.get("figures")
     complete = (target / "config.json").is_file() and provenance.get("plan") == plan

@@ -24,7 +24,7 @@ from fit3d_cli.errors import ArchiveError, CaptureError
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import FeatureSource, Scene
 from fit3d_cli.splat.rasterize import view_weights
-from fit3d_cli.tensorfile import MODEL_LIMITS, read_tensors, write_tensors
+from fit3d_cli.tensorfile import MODEL_LIMITS, read_sealed, read_tensors, write_sealed
 from fit3d_cli.workspace import Workspace
 
 _VERSION = 1
@@ -153,14 +153,14 @@ def _render(scene: Scene, path: Path, on_event: OnEvent) -> None:
         rendered = torch.cat([weights.apply(scene.features), weights.row_sums[..., None]], dim=-1)
         maps[f"v{index}"] = rendered.half()
     on_event(Progress(f"{scene.name}: targets", len(cameras), len(cameras)))
-    write_tensors(path, maps, {"views": str(len(cameras))})
+    write_sealed(path, maps, {"views": str(len(cameras))})
 
 
 def _complete(path: Path, views: int) -> bool:
     if not path.is_file():
         return False
     try:
-        _, metadata = read_tensors(path, [], limits=MODEL_LIMITS)
+        _, metadata = read_sealed(path)
     except ArchiveError:
         return False
     return metadata.get("views") == str(views)

@@ -14,7 +14,7 @@ from fit3d_cli.finetuning.sampling import Draw, plan_epoch
 from fit3d_cli.finetuning.targets import Sample, SceneTargets, load_sample
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import FinetuneSettings
-from fit3d_cli.tensorfile import MODEL_LIMITS, read_tensors, write_tensors
+from fit3d_cli.tensorfile import read_sealed, write_sealed
 
 _KEEP = 2  # checkpoints; the older one serves if the newest was damaged
 
@@ -157,14 +157,14 @@ class Trainer:
             tensors[f"m.{index}"] = state["exp_avg"]
             tensors[f"v.{index}"] = state["exp_avg_sq"]
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        write_tensors(checkpoints / f"step-{self.step:08d}.safetensors", tensors, {})
+        write_sealed(checkpoints / f"step-{self.step:08d}.safetensors", tensors, {})
         for old in sorted(checkpoints.glob("step-*.safetensors"))[:-_KEEP]:
             old.unlink(missing_ok=True)
 
     def _resume(self, checkpoints: Path) -> None:
         for path in sorted(checkpoints.glob("step-*.safetensors"), reverse=True):
             try:
-                tensors, _ = read_tensors(path, limits=MODEL_LIMITS)
+                tensors, _ = read_sealed(path)
                 losses = tensors["losses"].tolist()
                 model = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
                 moments = [

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fit3d_cli.archive.checks import check_names, check_numbers, check_scene_name
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.capture.base import Capture
 from fit3d_cli.capture.read import view_cameras
 from fit3d_cli.errors import ArchiveError, CaptureError, SettingsError
-from fit3d_cli.settings import FeatureSettings, GeometrySettings
-
-
-def check_ply(settings: GeometrySettings) -> None:
-    """Refuse a ``.ply`` to start from that is not named, is missing, or would not be read.
-
-    Raises:
-        SettingsError: It is.
-    """
-    ply, where = settings.ply, "lift.geometry.ply"
-    if settings.init == "ply" and not ply:
-        raise SettingsError("init=ply needs a file", where=where, hint=f"--set {where}=FILE.ply")
-    if settings.init != "ply" and ply:
-        raise SettingsError(
-            f"not read with init={settings.init}",
-            where=where,
-            hint="add --set lift.geometry.init=ply, or leave the file out",
-        )
-    if ply and not Path(ply).is_file():
-        raise SettingsError("no such file", where=ply, hint=f"check {where}")
+from fit3d_cli.settings import FeatureSettings
 
 
 def check_dim(dim: int, backbone: Backbone) -> None:

@@ -22,7 +22,7 @@ from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import GeometrySettings
 from fit3d_cli.splat.densify import Densifier
 from fit3d_cli.splat.rasterize import render_gaussians
-from fit3d_cli.tensorfile import MODEL_LIMITS, read_tensors, write_tensors
+from fit3d_cli.tensorfile import read_sealed, write_sealed
 
 # Learning rates of 3DGS; means are relative to the scene extent and come from the settings.
 _RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
@@ -187,12 +187,12 @@ class GeometryFit:
                 tensors[f"m.{key}"] = state["exp_avg"]
                 tensors[f"v.{key}"] = state["exp_avg_sq"]
         tensors |= {f"d.{key}": value for key, value in self.densifier.state().items()}
-        write_tensors(path, tensors, {"step": str(self.step)})
+        write_sealed(path, tensors, {"step": str(self.step)})
 
     def _load(self, path: Path) -> None:
         """Take up a checkpoint; a damaged one is ignored, because it can be made again."""
         try:
-            tensors, metadata = read_tensors(path, limits=MODEL_LIMITS)
+            tensors, metadata = read_sealed(path)
             step = int(metadata["step"])
             params = {key: torch.nn.Parameter(tensors[f"p.{key}"]) for key in self.params}
         except (ArchiveError, KeyError, ValueError):

@@ -135,11 +135,12 @@ def neighbour_distance(points: Tensor, neighbours: int = 3) -> Tensor:
     total = len(points)
     if total <= neighbours:
         return torch.full((total,), 0.01)
-    # Sorting along the longest axis turns the search into a window: a neighbour that is farther
-    # along this axis than the current best cannot win, so a generous window is nearly exact.
+    # Sorting along a direction turns the search into a window: a neighbour farther along it than
+    # the current best cannot win, so a generous window is nearly exact. The direction is oblique
+    # to walls and floors, which would else lie in one slice of the order.
     centred = points - points.mean(0)
-    axis = int(centred.var(0).argmax())
-    order = torch.argsort(points[:, axis])
+    oblique = torch.nn.functional.normalize(torch.tensor([1.0, 0.618, 0.382]), dim=0)
+    order = torch.argsort(centred @ oblique)
     ordered = centred[order]
     window, chunk = 2048, 1024
     result = torch.empty(total)

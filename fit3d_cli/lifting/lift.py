@@ -35,11 +35,11 @@ from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
 from fit3d_cli.geometry.cameras import stack_cameras
 from fit3d_cli.geometry.gaussians import Gaussians
-from fit3d_cli.lifting.checks import check_dim, check_ply, check_storable
+from fit3d_cli.lifting.checks import check_dim, check_storable
 from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
 from fit3d_cli.lifting.geometry import GeometryFit, heldout_psnr
 from fit3d_cli.lifting.paper import lift_by_adam
-from fit3d_cli.lifting.start import first_gaussians
+from fit3d_cli.lifting.start import check_ply, first_gaussians
 from fit3d_cli.lifting.views import load_frames
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import FeatureSource, Scene

@@ -17,7 +17,7 @@ from fit3d_cli.lifting.triangulate import can_triangulate, triangulate
 from fit3d_cli.lifting.views import Frames
 from fit3d_cli.progress import OnEvent
 from fit3d_cli.settings import GeometrySettings
-from fit3d_cli.tensorfile import MODEL_LIMITS, read_tensors, write_tensors
+from fit3d_cli.tensorfile import read_sealed, write_sealed
 
 _MIN_SPARSE = 100  # fewer points say too little about the scene to start from
 
@@ -78,6 +78,25 @@ def first_gaussians(
     )
 
 
+def check_ply(settings: GeometrySettings) -> None:
+    """Refuse a ``.ply`` to start from that is not named, is missing, or would not be read.
+
+    Raises:
+        SettingsError: It is.
+    """
+    ply, where = settings.ply, "lift.geometry.ply"
+    if settings.init == "ply" and not ply:
+        raise SettingsError("init=ply needs a file", where=where, hint=f"--set {where}=FILE.ply")
+    if settings.init != "ply" and ply:
+        raise SettingsError(
+            f"not read with init={settings.init}",
+            where=where,
+            hint="add --set lift.geometry.init=ply, or leave the file out",
+        )
+    if ply and not Path(ply).is_file():
+        raise SettingsError("no such file", where=ply, hint=f"check {where}")
+
+
 def _few(points: SparsePoints | None) -> bool:
     return points is None or len(points.xyz) < _MIN_SPARSE
 
@@ -103,7 +122,7 @@ def _triangulated(
     path = cache_dir / f"{key}.safetensors"
     if path.is_file():
         try:
-            tensors, _ = read_tensors(path, limits=MODEL_LIMITS)
+            tensors, _ = read_sealed(path)
             return SparsePoints(tensors["xyz"], tensors["rgb"])
         except (ArchiveError, KeyError, ValueError):
             path.unlink(missing_ok=True)
@@ -113,7 +132,7 @@ def _triangulated(
         if required:
             raise
         return None
-    write_tensors(path, {"xyz": points.xyz, "rgb": points.rgb}, {})
+    write_sealed(path, {"xyz": points.xyz, "rgb": points.rgb}, {})
     return points
 
 

@@ -23,6 +23,7 @@ from fit3d_cli.tensorfile.header import (
     TensorInfo,
     strict_json,
 )
+from fit3d_cli.tensorfile.sealed import read_sealed, write_sealed
 
 __all__ = [
     "ARCHIVE_LIMITS",
@@ -35,7 +36,9 @@ __all__ = [
     "encode",
     "open_tensors",
     "read_header",
+    "read_sealed",
     "read_tensors",
     "strict_json",
+    "write_sealed",
     "write_tensors",
 ]

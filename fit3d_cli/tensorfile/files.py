@@ -88,7 +88,7 @@ def encode(
         infos[name] = TensorInfo(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), offset, end)
         offset = end
     pieces: list[bytes | memoryview] = [encode_header(infos, metadata)]
-    return pieces + [_bytes_of(held[name]) for name in order]
+    return pieces + [bytes_of(held[name]) for name in order]
 
 
 def write_tensors(
@@ -201,7 +201,8 @@ def _as_cpu(name: str, tensor: Tensor | np.ndarray[Any, Any]) -> Tensor:
     return tensor
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 

@@ -123,8 +123,9 @@ def test_finetune_takes_the_workspace_scenes(
     monkeypatch: pytest.MonkeyPatch, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = types.SimpleNamespace(
-        path=workspace / "models" / "tuned", steps=4, loss_first=0.5, loss_last=0.25, seconds=2.0
-    )
+        path=workspace / "models" / "tuned", steps=4, loss_first=0.5, loss_last=0.25, seconds=2.0,
+        heldout_before=0.75, heldout_after=0.375, skipped=False,
+    )  # fmt: skip
     stage = Stage(result)
     install(monkeypatch, "fit3d_cli.finetuning.finetune", finetune=stage)
     (workspace / "scenes").mkdir(parents=True)
@@ -137,6 +138,7 @@ def test_finetune_takes_the_workspace_scenes(
     assert stage.options["captures"] == []
     shown = json.loads(capsys.readouterr().out)
     assert (shown["steps"], shown["loss_first"], shown["loss_last"]) == (4, 0.5, 0.25)
+    assert (shown["heldout_before"], shown["heldout_after"]) == (0.75, 0.375)
 
 
 @pytest.fixture

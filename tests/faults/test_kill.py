@@ -218,6 +218,24 @@ def test_many_kills_in_a_row(place: Place) -> None:
     assert contents(workspace) == place.lifted
 
 
+def test_damaged_files_are_made_again(place: Place) -> None:
+    """A disk can lose bytes of what was whole: neither cache nor result is taken on trust."""
+    workspace = place.root / "damaged"
+    for name, data in place.files.items():
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        spoilt = name.endswith((".safetensors", "room-1.f3d"))
+        (workspace / name).write_bytes(data[: len(data) // 2] if spoilt else data)
+    kept = identities(workspace / "scenes", "room-[02].f3d")
+    finished(place, "lift", workspace)
+    assert kept.items() <= identities(workspace / "scenes", "*.f3d").items()
+    finished(place, "finetune", workspace)
+    unchanged = {
+        name for name in place.files if "/tokens/" not in name and "/geometry/" not in name
+    }
+    after = contents(workspace)
+    assert {name: after[name] for name in unchanged} == {n: place.files[n] for n in unchanged}
+
+
 @pytest.mark.parametrize("limit", [3_000, 20_000])
 def test_no_room_for_a_file(place: Place, limit: int) -> None:
     workspace = place.root / f"full {limit}"

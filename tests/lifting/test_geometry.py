@@ -135,15 +135,17 @@ def test_a_finished_fit_is_only_read(
     assert_same(again.run(ignore, "", path), uninterrupted)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "no step", "foreign"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "text", "no step", "foreign", "flipped bit"]
+)
 def test_damaged_checkpoints_are_ignored(
     frames: Frames, start: Gaussians, uninterrupted: Gaussians, tmp_path: Path, damage: str
 ) -> None:
-    from fit3d_cli.tensorfile import write_tensors
+    from fit3d_cli.tensorfile import read_sealed, write_sealed
 
     path = tmp_path / "fit.safetensors"
     fit(frames, start, iterations=2).run(ignore, "", path)
-    data, (tensors, _) = path.read_bytes(), read_tensors(path)
+    data, (tensors, _) = path.read_bytes(), read_sealed(path)
     if damage == "truncated":
         path.write_bytes(data[: len(data) // 2])
     elif damage == "empty":
@@ -151,11 +153,13 @@ def test_damaged_checkpoints_are_ignored(
     elif damage == "text":
         path.write_bytes(b"not tensors at all, but longer than a header would be")
     elif damage == "no step":
-        write_tensors(path, tensors, {})
+        write_sealed(path, tensors, {})
+    elif damage == "flipped bit":
+        path.write_bytes(data[:-9] + bytes([data[-9] ^ 64]) + data[-8:])
     else:
-        write_tensors(path, {"other": torch.zeros(3)}, {"step": "2"})
+        write_sealed(path, {"other": torch.zeros(3)}, {"step": "2"})
     assert_same(fit(frames, start).run(ignore, "", path), uninterrupted)
-    assert read_tensors(path)[1] == {"step": str(STEPS)}
+    assert read_sealed(path)[1] == {"step": str(STEPS)}
 
 
 def test_budget_is_respected_at_every_step(frames: Frames, start: Gaussians) -> None:

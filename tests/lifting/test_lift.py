@@ -186,8 +186,12 @@ def test_bad_input_is_found_before_anything_is_written(
 ) -> None:
     with pytest.raises(CaptureError):
         lift(tmp_path / "nowhere", tiny(), workspace)
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match=r"lift\.geometry\.ply: not read with init=auto"):
         lift(room, tiny(ply="start.ply"), workspace)
+    with pytest.raises(SettingsError, match=r"lift\.geometry\.ply: init=ply needs a file"):
+        lift(room, tiny(init="ply"), workspace)
+    with pytest.raises(SettingsError, match=r"start\.ply: no such file"):
+        lift(room, tiny(init="ply", ply=str(tmp_path / "start.ply")), workspace)
     with pytest.raises(Fit3dError):
         lift(room, tiny(backbone=tmp_path / "no-model"), workspace)
     assert not workspace.exists()

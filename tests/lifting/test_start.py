@@ -11,11 +11,11 @@ import torch
 
 from fit3d_cli.capture.base import Capture, SparsePoints
 from fit3d_cli.capture.frames import load_frame
-from fit3d_cli.errors import ArchiveError, CaptureError, SettingsError
+from fit3d_cli.errors import ArchiveError, CaptureError
 from fit3d_cli.export import write_ply
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.lifting import start as module
-from fit3d_cli.lifting.start import check_ply, first_gaussians
+from fit3d_cli.lifting.start import first_gaussians
 from fit3d_cli.lifting.views import Frames
 from fit3d_cli.progress import ignore
 from fit3d_cli.settings import GeometrySettings
@@ -162,20 +162,3 @@ def test_starting_from_a_ply(capture: Capture, frames: Frames, tmp_path: Path) -
     path.write_bytes(b"ply\nnonsense")
     with pytest.raises(ArchiveError):
         begin(capture, frames, tmp_path, init="ply", ply=str(path))
-
-
-def test_a_ply_must_be_named_there_and_used(tmp_path: Path) -> None:
-    path = tmp_path / "a.ply"
-    path.touch()
-
-    def check(**changes: object) -> None:
-        check_ply(GeometrySettings.model_validate(changes))
-
-    check(init="ply", ply=str(path))
-    check()
-    with pytest.raises(SettingsError, match=r"lift\.geometry\.ply: init=ply needs a file"):
-        check(init="ply")
-    with pytest.raises(SettingsError, match="not read with init=auto"):
-        check(ply=str(path))
-    with pytest.raises(SettingsError, match="no such file"):
-        check(init="ply", ply=str(tmp_path / "b.ply"))
