@@ -7,8 +7,6 @@ and another ``--dim`` or backbone does not fit the geometry again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,44 +14,20 @@ from pathlib import Path
 
 import torch
 
-from fit3d_cli import __version__, storage
+from fit3d_cli import storage
 from fit3d_cli.archive import describe, verify_archive, write_archive
 from fit3d_cli.backbones.base import BACKBONES
-from fit3d_cli.backbones.cache import TokenCache
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
-from fit3d_cli.capture.base import Capture
-from fit3d_cli.capture.read import (
-    capture_digest,
-    find_captures,
-    heldout_mask,
-    read_capture,
-    spread,
-    view_cameras,
-)
+from fit3d_cli.capture.read import capture_digest, find_captures, read_capture, spread
 from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
-from fit3d_cli.geometry.cameras import stack_cameras
-from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.lifting.checks import check_dim, check_storable
-from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
-from fit3d_cli.lifting.geometry import GeometryFit, heldout_psnr
-from fit3d_cli.lifting.paper import lift_by_adam
-from fit3d_cli.lifting.start import check_ply, first_gaussians
-from fit3d_cli.lifting.views import load_frames
+from fit3d_cli.lifting.making import Job, make_scene, prepare
+from fit3d_cli.lifting.start import check_ply
 from fit3d_cli.progress import OnEvent, Progress
-from fit3d_cli.scene import FeatureSource, Scene
 from fit3d_cli.settings import LiftSettings
 from fit3d_cli.workspace import Workspace
-
-# Raised whenever the same settings would give other bytes; part of every content digest.
-ALGORITHM = 1
-
-# Paths of this machine: digests of the files stand in their place. The rest changes no result.
-_OFF_THE_RECORD = {
-    "backbone": {"name", "weights", "batch"},
-    "geometry": {"ply", "checkpoint_every"},
-}
 
 
 @dataclass(frozen=True)
@@ -169,27 +143,21 @@ def _lift_one(
     on_event(Progress(f"{name}: read capture", 0, 1))
     capture = spread(read_capture(root, settings.reader, name), settings.max_views)
     check_storable(capture)
-    digest = capture_digest(capture)
-    plan = _digest(
-        digest, settings.model_dump(mode="json", exclude=_OFF_THE_RECORD),
-        backbone.name, backbone.identity, seed,
-        settings.geometry.ply and storage.sha256_file(Path(settings.geometry.ply)),
-    )  # fmt: skip
+    job = Job(capture, capture_digest(capture), settings, place, backbone, device, seed, on_event)
+    plan = job.plan()
     path = place.scene_path(name)
     finished = _finished(path, plan)
     if finished is not None:
         _remember(place, name, root, backbone, settings)
         return finished
     # Every photo is decoded before the first result is written: bad input leaves no trace.
-    fit = _prepare(capture, digest, settings, place, seed, on_event)
+    fit = prepare(job)
     _remember(place, name, root, backbone, settings)
     with storage.locked(path):
         finished = _finished(path, plan)  # by another process, meanwhile
         if finished is not None:
             return finished
-        scene = _make_scene(
-            capture, fit, digest, plan, settings, place, backbone, device, seed, on_event
-        )
+        scene = make_scene(job, fit)
         write_archive(path, scene)
     return LiftResult(
         name,
@@ -225,128 +193,3 @@ def _finished(path: Path, plan: str) -> LiftResult | None:
         described["name"], path, described["gaussians"], metrics.get("psnr", float("nan")),
         metrics.get("feature_cosine", float("nan")), skipped=True, metrics=metrics,
     )  # fmt: skip
-
-
-def _make_scene(
-    capture: Capture,
-    fit: GeometryFit,
-    digest: str,
-    plan: str,
-    settings: LiftSettings,
-    place: Workspace,
-    backbone: Backbone,
-    device: torch.device,
-    seed: int,
-    on_event: OnEvent,
-) -> Scene:
-    name = capture.name
-    names = tuple(view.name for view in capture.views)
-    held = heldout_mask(names, settings.heldout, seed)
-    train, heldout = fit.train, held.nonzero()[:, 0].tolist()
-    gaussians, metrics = _fit(capture, fit, digest, heldout, settings, place, seed, on_event)
-
-    cameras = view_cameras(capture)
-    first = capture.views[0]
-    size = backbone.input_size(first.width, first.height, settings.backbone.width)
-    tokens = view_tokens(
-        capture, backbone, size, cache=TokenCache(place.cache_dir / "tokens"),
-        batch=settings.backbone.batch, device=device, on_event=on_event,
-        stage=f"{name}: {backbone.name} tokens",
-    )  # fmt: skip
-    seen = stack_cameras([cameras[i].resized(*size) for i in range(len(cameras))])
-    grid = (size[1] // backbone.patch_size, size[0] // backbone.patch_size)
-    weights = token_weights(gaussians, seen, grid, on_event, f"{name}: blending weights")
-    stage = f"{name}: features"
-    if settings.features.solver == "paper":
-        lifted = lift_by_adam(
-            gaussians, seen, tokens, train, settings.features, seed, on_event, stage
-        )
-    else:
-        lifted = solve_features(weights, tokens, train, settings.features, on_event, stage)
-    metrics["explained_variance"] = lifted.basis.explained
-    if heldout:
-        metrics |= heldout_features(lifted, weights, tokens, seen, heldout, train)
-    return Scene(
-        name=name,
-        gaussians=gaussians,
-        features=lifted.features,
-        decoder=lifted.decoder,
-        source=FeatureSource(
-            backbone.name, backbone.weights_sha256, backbone.dim, backbone.patch_size, *size
-        ),
-        cameras=cameras,
-        names=names,
-        heldout=held,
-        capture_digest=digest,
-        metric=capture.metric,
-        metrics={key: round(value, 6) for key, value in metrics.items()},
-        provenance={
-            "fit3d": __version__,
-            "plan": plan,
-            "seed": seed,
-            "reader": capture.reader,
-            "dropped": dict(capture.dropped),
-            "notes": list(capture.notes),
-            "settings": settings.model_dump(
-                mode="json",
-                exclude_defaults=True,
-                exclude=_OFF_THE_RECORD,
-            ),
-        },
-    )
-
-
-def _prepare(
-    capture: Capture,
-    digest: str,
-    settings: LiftSettings,
-    place: Workspace,
-    seed: int,
-    on_event: OnEvent,
-) -> GeometryFit:
-    """The photos and the first Gaussians of a capture, ready to be fitted."""
-    stage = f"{capture.name}: photos"
-    frames = load_frames(capture, settings.geometry.width, on_event, stage=stage)
-    held = heldout_mask([view.name for view in capture.views], settings.heldout, seed)
-    train = (~held).nonzero()[:, 0].tolist()
-    start = first_gaussians(
-        capture, frames, train, settings.geometry, seed, place.cache_dir / "points", digest,
-        on_event,
-    )  # fmt: skip
-    return GeometryFit(start, frames, train, settings.geometry, seed)
-
-
-def _fit(
-    capture: Capture,
-    fit: GeometryFit,
-    digest: str,
-    heldout: list[int],
-    settings: LiftSettings,
-    place: Workspace,
-    seed: int,
-    on_event: OnEvent,
-) -> tuple[Gaussians, dict[str, float]]:
-    """Geometry of a capture and its held-out figures."""
-    name = capture.name
-    key = _digest(
-        "geometry", digest, fit.train, seed,
-        settings.geometry.model_dump(mode="json", exclude=_OFF_THE_RECORD["geometry"]),
-        settings.geometry.ply and storage.sha256_file(Path(settings.geometry.ply)),
-    )  # fmt: skip
-    state = place.cache_dir / "geometry" / f"{key}.safetensors"
-    gaussians = fit.run(on_event, f"{name}: geometry", state)
-    if len(gaussians) == 0:
-        raise CaptureError(
-            "every Gaussian vanished while fitting",
-            where=capture.root,
-            hint="check the poses and the photos; fewer steps: --set lift.geometry.iterations=300",
-        )
-    if not heldout:
-        return gaussians, {}
-    on_event(Progress(f"{name}: held-out views", 0, 1))
-    return gaussians, heldout_psnr(gaussians, fit.frames, heldout)
-
-
-def _digest(*parts: object) -> str:
-    text = json.dumps([ALGORITHM, *parts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
