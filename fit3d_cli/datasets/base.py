@@ -172,7 +172,7 @@ def absent(where: Path, spec: DatasetSpec) -> DatasetError:
     return DatasetError(
         f"not found, or not laid out as {spec.layout}",
         where=where,
-        hint=f"get it from {spec.source} ({spec.licence}) and name it with --set probe.data=DIR",
+        hint=f"get it from {spec.source} ({spec.licence}) and name it with --data DIR",
     )
 
 

@@ -9,6 +9,8 @@ from fit3d_cli.capture.read import view_cameras
 from fit3d_cli.errors import ArchiveError, CaptureError, SettingsError
 from fit3d_cli.settings import FeatureSettings
 
+_ASPECT = 0.1
+
 
 def check_dim(dim: int, backbone: Backbone) -> None:
     """Refuse channels that could only be zero; the default fits any backbone.
@@ -22,6 +24,26 @@ def check_dim(dim: int, backbone: Backbone) -> None:
             where=f"--dim {dim}",
             hint=f"give at most {backbone.dim}",
         )
+
+
+def check_shapes(capture: Capture) -> None:
+    """Refuse portrait beside landscape photos: all tokens of a scene share one grid.
+
+    Photos are resized to that grid and never cropped, so another shape would be squeezed. A tenth
+    of difference in aspect is let through; it comes from rounded crops and undistortion.
+
+    Raises:
+        CaptureError: The photos differ in shape.
+    """
+    first = capture.views[0]
+    for view in capture.views:
+        if abs(view.width * first.height / (view.height * first.width) - 1) > _ASPECT:
+            raise CaptureError(
+                f"{view.name} is {view.width}x{view.height}, {first.name} is "
+                f"{first.width}x{first.height}: photos of one capture must share a shape",
+                where=capture.root,
+                hint="put portrait and landscape photos into captures of their own",
+            )
 
 
 def check_storable(capture: Capture) -> None:

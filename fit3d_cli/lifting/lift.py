@@ -22,7 +22,7 @@ from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.capture.read import capture_digest, find_captures, read_capture, spread
 from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
-from fit3d_cli.lifting.checks import check_dim, check_storable
+from fit3d_cli.lifting.checks import check_dim, check_shapes, check_storable
 from fit3d_cli.lifting.making import Job, make_scene, prepare
 from fit3d_cli.lifting.start import check_ply
 from fit3d_cli.progress import OnEvent, Progress
@@ -143,6 +143,7 @@ def _lift_one(
     on_event(Progress(f"{name}: read capture", 0, 1))
     capture = spread(read_capture(root, settings.reader, name), settings.max_views)
     check_storable(capture)
+    check_shapes(capture)
     job = Job(capture, capture_digest(capture), settings, place, backbone, device, seed, on_event)
     plan = job.plan()
     path = place.scene_path(name)
