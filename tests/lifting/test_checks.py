@@ -23,6 +23,6 @@ def test_one_shape_in_any_size_passes() -> None:
 
 
 def test_portrait_beside_landscape_is_refused() -> None:
-    with pytest.raises(CaptureError, match="1.png is 480x640") as caught:
+    with pytest.raises(CaptureError, match=r"1\.png is 480x640") as caught:
         check_shapes(capture((640, 480), (480, 640)))
     assert "captures of their own" in caught.value.hint
