@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,7 @@ def main() -> None:
         lifted = lift_by_adam(scene.gaussians, cameras, tokens, train, settings, 0, ignore, "")
         seconds = time.perf_counter() - began
         whole = seconds * PAPER_STEPS / options.steps
+        print(f"{label}: {seconds / options.steps:.2f} s a step", file=sys.stderr)
         rows.append(_row(label, seconds, whole, lifted, weights, tokens, cameras, scene))
 
     print(
