@@ -13,6 +13,8 @@ from fit3d_cli.shapes import check_dims
 # OpenGL/NeRF cameras look along -z with +y up; OpenCV cameras along +z with +y down.
 OPENGL_TO_OPENCV = (1.0, -1.0, -1.0, 1.0)
 
+_MOST = 0.6  # of the cameras must see the middle of an orbit for it to be one
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -87,8 +89,9 @@ def orbit_cameras(cameras: Cameras, count: int, *, up: Tensor | None = None) -> 
     """A closed path through the space between the given cameras, looking where they look.
 
     The path is an ellipse in the plane of the camera centres. Its axes are 0.6 standard
-    deviations times sqrt(2), so it stays inside the captured volume; the target is the point
-    nearest to all optical axes in the least-squares sense.
+    deviations times sqrt(2), so it stays inside the captured volume. If most cameras see the
+    point nearest to all optical axes (photos around an object), the path looks at it; else (photos
+    from inside a room) every frame looks where the cameras near it look.
 
     Args:
         cameras: The captured cameras, all used for the path; the first gives Ks and size.
@@ -120,6 +123,20 @@ def orbit_cameras(cameras: Cameras, count: int, *, up: Tensor | None = None) -> 
         + torch.cos(angles)[:, None] * radii[0] * basis[0]
         + torch.sin(angles)[:, None] * radii[1] * basis[1]
     )
-    viewmats = look_at(eyes, target.expand_as(eyes), up)
+    if _seeing(cameras, target) < _MOST:
+        nearness = torch.exp(-0.5 * (torch.cdist(eyes, centers) / (0.5 * spread)) ** 2)
+        targets = eyes + torch.nn.functional.normalize(nearness @ axes, dim=1)
+    else:
+        targets = target.expand_as(eyes)
+    viewmats = look_at(eyes, targets, up)
     first = cameras[0]
     return Cameras(viewmats, first.Ks.repeat(count, 1, 1), first.sizes.repeat(count, 1))
+
+
+def _seeing(cameras: Cameras, point: Tensor) -> float:
+    """Share of the cameras in whose picture a world point ``[3]`` lies."""
+    local = cameras.viewmats[:, :3, :3] @ point + cameras.viewmats[:, :3, 3]
+    projected = (cameras.Ks @ local[:, :, None])[:, :, 0]
+    pixels = projected[:, :2] / projected[:, 2:].clamp_min(1e-9)
+    inside = (local[:, 2] > 0) & (pixels >= 0).all(1) & (pixels <= cameras.sizes).all(1)
+    return float(inside.double().mean())

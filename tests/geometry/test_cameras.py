@@ -109,6 +109,16 @@ def test_orbit_looks_where_the_cameras_look_and_stays_inside() -> None:
     assert path.sizes.tolist() == cameras.sizes[:1].tolist() * 24
 
 
+def test_an_orbit_inside_a_room_looks_outwards_as_the_cameras_do() -> None:
+    offsets = ring(16, 1.0)
+    cameras = make(offsets, 5 * offsets)
+    path = orbit_cameras(cameras, 12)
+    # The cameras stand on a circle around the z axis and look up or down too: compare headings.
+    axes, outwards = path.viewmats[:, 2, :2], (path.centers - cameras.centers.mean(0))[:, :2]
+    cosine = torch.nn.functional.cosine_similarity(axes, outwards, dim=1)
+    assert cosine.min() > 0.95
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_orbit_of_few_and_parallel_cameras_is_finite(count: int) -> None:
     eyes = torch.arange(count, dtype=F64)[:, None] * torch.tensor([1.0, 0, 0], dtype=F64)
