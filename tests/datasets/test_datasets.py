@@ -118,7 +118,7 @@ def test_absent_data_names_layout_and_source_in_one_line(
     spec = DATASETS.get(name)
     line = str(caught.value)
     assert "\n" not in line
-    for part in (str(root), spec.layout, spec.source, spec.licence, "probe.data"):
+    for part in (str(root), spec.layout, spec.source, spec.licence, "--data"):
         assert part in line
 
 
