@@ -148,11 +148,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return read_photo(path)[0]
 
 
-def read_alpha_mask(path: Path) -> NDArray[np.bool_] | None:
-    """``[H, W]`` bool, True where the photo is opaque, or None if it has no alpha channel."""
-    return read_photo(path)[1]
-
-
 def read_depth(path: Path) -> NDArray[np.float32]:
     """A 16-bit depth PNG.
 

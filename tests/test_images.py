@@ -17,11 +17,11 @@ from fit3d_cli.images import (
     fit_size,
     image_header,
     image_size,
-    read_alpha_mask,
     read_depth,
     read_image,
     read_labels,
     read_mask,
+    read_photo,
     resize_depth,
     resize_image,
     resize_mask,
@@ -41,7 +41,7 @@ def test_colour_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "sub dir" / "é.png"
     save_png(path, RGB)
     assert np.array_equal(read_image(path), RGB)
-    assert read_alpha_mask(path) is None
+    assert read_photo(path)[1] is None
     assert image_size(path) == (7, 5)
     assert encode_png(RGB) == path.read_bytes()
 
@@ -50,7 +50,7 @@ def test_alpha_is_not_premultiplied(tmp_path: Path) -> None:
     alpha = np.tile(np.array([0, 1, 127, 128, 254, 255, 0], np.uint8), (5, 1))
     path = _save(tmp_path / "a.png", np.dstack([RGB, alpha]))
     assert np.array_equal(read_image(path), RGB)
-    mask = read_alpha_mask(path)
+    mask = read_photo(path)[1]
     assert mask is not None
     assert mask[0].tolist() == [False, False, False, True, True, True, False]
 
@@ -64,7 +64,7 @@ def test_grey_palette_and_16_bit(tmp_path: Path) -> None:
     assert read_image(tmp_path / "p.png")[0, 1].tolist() == [70 - 30 * (RGB[0, 1, 0] % 3 == 1) -
         60 * (RGB[0, 1, 0] % 3 == 0) + c for c in (0, 10, 20)]  # fmt: skip
     palette.save(tmp_path / "t.png", transparency=0)
-    mask = read_alpha_mask(tmp_path / "t.png")
+    mask = read_photo(tmp_path / "t.png")[1]
     assert mask is not None and np.array_equal(mask, RGB[:, :, 0] % 3 != 0)
     deep = _save(tmp_path / "d.png", np.array([[0, 128, 257, 65535, 32896]], np.uint16))
     assert read_image(deep)[0, :, 0].tolist() == [0, 0, 1, 255, 128]
