@@ -36,6 +36,7 @@ EXIT_BUG = 4
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 EXIT_TERMINATED = 143
+_ASK_AGAIN = 2.0  # seconds, longer than it takes to remove temporary files
 
 VERBS: tuple[Callable[..., None], ...] = (
     lift.lift,
@@ -106,6 +107,7 @@ def run(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         return EXIT_PIPE
     except (KeyboardInterrupt, Terminated) as stop:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if "--debug" in argv:
             traceback.print_exc(file=sys.stderr)
         sys.stderr.write("fit3d: interrupted - run the same command again to resume\n")
@@ -201,7 +203,8 @@ def main() -> NoReturn:
     # kernels' threads: measured on two busy cores, a fitting step took seven times as long. It
     # must be said before torch is imported; who sets the variable keeps the last word.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, _on_signal)
     code = run(sys.argv[1:])
     if code == EXIT_PIPE:
         # The interpreter flushes stdout at exit and would complain a second time.
@@ -209,5 +212,12 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def _on_sigterm(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _on_signal(signum: int, frame: FrameType | None) -> NoReturn:
+    """Stop the verb; asks again until it is heard.
+
+    What is raised while a finaliser runs is dropped by the interpreter, and with it the user's
+    wish to stop.
+    """
+    signal.signal(signal.SIGALRM, lambda _, again: _on_signal(signum, again))
+    signal.setitimer(signal.ITIMER_REAL, _ASK_AGAIN)
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated

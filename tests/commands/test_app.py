@@ -250,3 +250,26 @@ def test_reader_that_goes_away_is_silent() -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (app.EXIT_PIPE, b"")
+
+
+def test_a_stop_that_a_finaliser_swallowed_is_asked_for_again() -> None:
+    program = (
+        "import os, signal, sys, time, types\n"
+        "from fit3d_cli import app\n"
+        "app._ASK_AGAIN = 0.2\n"
+        "class Deaf:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.05)\n"
+        "def build(*_):\n"
+        "    Deaf()\n"
+        "    time.sleep(20)\n"
+        "stage = types.SimpleNamespace(make_context=build)\n"
+        "app.typer.main.get_command = lambda _: stage\n"
+        "app.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=15, check=False
+    )
+    assert done.returncode == 143
+    assert "run the same command again" in done.stderr
