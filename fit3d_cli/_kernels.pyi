@@ -7,6 +7,9 @@ has_cuda: bool = False
 
 def isa() -> str: ...
 def use_baseline(baseline: bool) -> None: ...
+def huge_pages(
+    bytes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
+) -> None: ...
 
 class Camera:
     def __init__(
@@ -34,12 +37,9 @@ class Lists:
         tile_offsets: Annotated[
             NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
         ],
-        tile_ids: Annotated[
-            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
-        tile_pairs: Annotated[
-            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
-        ],
+        tile_counts: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
+        tile_ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
+        tile_pairs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
         width: int,
         height: int,
     ) -> None: ...
@@ -154,7 +154,7 @@ def depth_order(
     radii: Annotated[
         NDArray[numpy.int32], dict(shape=(None, 2), order="C", device="cpu", writable=False)
     ],
-    scratch: Annotated[NDArray[numpy.int32], dict(shape=(4, None), order="C", device="cpu")],
+    scratch: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
     order: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
 ) -> int: ...
 def bin_count(
@@ -176,30 +176,25 @@ def bin_count(
     pair_offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
     threads: int,
 ) -> int: ...
+
+BIN_PARTS: int = 16
+
 def bin_fill(
     order: Annotated[
         NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
     ],
-    splats: Annotated[
-        NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
-    ],
     pair_offsets: Annotated[
         NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
     ],
-    width: int,
-    height: int,
-    pair_tiles: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
-    tile_offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
-    tile_ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
-    tile_pairs: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
-    threads: int,
-) -> None: ...
-def weights_count(
     lists: Lists,
+    pair_tiles: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
+    pair_masks: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
+    histograms: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
+    tile_offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
     masks: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
-    tile_sizes: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
+    entry_offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
     threads: int,
-) -> None: ...
+) -> int: ...
 def weights_fill(
     lists: Lists,
     masks: Annotated[
@@ -208,6 +203,7 @@ def weights_fill(
     entry_offsets: Annotated[
         NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
     ],
+    pair_used: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu")],
     group_offsets: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
     group_counts: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
     slots: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
@@ -215,6 +211,7 @@ def weights_fill(
     transmittance: Annotated[
         NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")
     ],
+    scratch: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
     threads: int,
 ) -> None: ...
 def apply(
@@ -236,10 +233,24 @@ def apply_t(
     pair_offsets: Annotated[
         NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
     ],
+    pair_used: Annotated[
+        NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
     maps: Annotated[
         NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
     ],
-    partials: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
+    partials: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
+    chunk: int,
+    out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
+    scratch: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
+    threads: int,
+) -> None: ...
+def apply_t_unordered(
+    lists: Lists,
+    weights: Weights,
+    maps: Annotated[
+        NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
+    ],
     out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
     scratch: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
     threads: int,
@@ -252,6 +263,9 @@ def blend_backward(
     ],
     pair_offsets: Annotated[
         NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    pair_used: Annotated[
+        NDArray[numpy.uint8], dict(shape=(None,), order="C", device="cpu", writable=False)
     ],
     values: Annotated[
         NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu", writable=False)
@@ -292,6 +306,63 @@ def pool_fill(
     stamps: Annotated[NDArray[numpy.int32], dict(shape=(None, None), order="C", device="cpu")],
     sums: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
     row_offsets: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    cols: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
+    vals: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
+    threads: int,
+) -> None: ...
+
+MOST_TOKENS: int = 16
+
+def most_tokens(width: int, height: int, h: int, w: int, tent: bool) -> int: ...
+def token_pieces(
+    lists: Lists,
+    masks: Annotated[
+        NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    h: int,
+    w: int,
+    tent: bool,
+    most: int,
+    piece_counts: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
+    piece_ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],
+    piece_sums: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
+    row_bounds: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
+    scratch: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")],
+    threads: int,
+) -> int: ...
+def token_merge(
+    lists: Lists,
+    h: int,
+    w: int,
+    tent: bool,
+    most: int,
+    piece_counts: Annotated[
+        NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    piece_ids: Annotated[
+        NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    piece_sums: Annotated[
+        NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    row_bounds: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    count: int,
+    merged: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
+    row_sizes: Annotated[NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu")],
+    threads: int,
+) -> None: ...
+def token_pack(
+    row_bounds: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    row_offsets: Annotated[
+        NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
+    ],
+    merged: Annotated[
         NDArray[numpy.int64], dict(shape=(None,), order="C", device="cpu", writable=False)
     ],
     cols: Annotated[NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu")],

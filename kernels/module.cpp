@@ -19,6 +19,9 @@ using Mat = Array<const float, -1, -1>;
 using OutVec = Array<float, -1>;
 using OutMat = Array<float, -1, -1>;
 using Ids = Array<const int32_t, -1>;
+using OutIds = Array<int32_t, -1>;
+using OutOffsets = Array<int64_t, -1>;
+using Flags = Array<const uint8_t, -1>;
 using Offsets = Array<const int64_t, -1>;
 using Pairs2 = Array<const int32_t, -1, 2>;
 
@@ -27,10 +30,11 @@ namespace {
 struct PyLists {  // what bin made, borrowed for the duration of a call
   Mat splats;
   Offsets tile_offsets;
-  Ids tile_ids, tile_pairs;
+  OutIds tile_counts, tile_ids, tile_pairs;
   int width, height;
   Lists view() const {
-    return {width, height, splats.data(), tile_offsets.data(), tile_ids.data(), tile_pairs.data()};
+    return {width, height, splats.data(), tile_offsets.data(), tile_counts.data(),
+            tile_ids.data(), tile_pairs.data()};
   }
 };
 struct PyWeights {
@@ -62,17 +66,22 @@ NB_MODULE(_kernels, m) {
   // Views that Python still holds at exit (autograd graphs do) are no leak.
   nb::set_leak_warnings(false);
   m.attr("has_cuda") = false;
-  m.def("isa", [] { return blend_ops().name; }, "Instruction set in use: 'avx2' or 'baseline'.");
+  m.def("isa", [] { return blend_ops().name; }, "Instruction set in use: 'avx2', 'neon' or 'baseline'.");
   m.def("use_baseline", &use_baseline, "baseline"_a,
         "Force the portable code path (tests compare it with the fast one).");
+
+  m.def("huge_pages",
+        [](Array<uint8_t, -1> bytes) { prefer_huge_pages(bytes.data(), bytes.nbytes()); },
+        "bytes"_a.noconvert(),
+        "Ask the system for large pages behind an array that nothing has touched yet.");
 
   nb::class_<PyCamera>(m, "Camera")
       .def(nb::init<Array<const float, 4, 4>, Array<const float, 3, 3>, int, int, float, float, float>(),
            "viewmat"_a.noconvert(), "K"_a.noconvert(), "width"_a, "height"_a, "near_plane"_a,
            "far_plane"_a, "eps2d"_a);
   nb::class_<PyLists>(m, "Lists")
-      .def(nb::init<Mat, Offsets, Ids, Ids, int, int>(), "splats"_a.noconvert(),
-           "tile_offsets"_a.noconvert(), "tile_ids"_a.noconvert(), "tile_pairs"_a.noconvert(),
+      .def(nb::init<Mat, Offsets, OutIds, OutIds, OutIds, int, int>(), "splats"_a.noconvert(),
+           "tile_offsets"_a.noconvert(), "tile_counts"_a.noconvert(), "tile_ids"_a.noconvert(), "tile_pairs"_a.noconvert(),
            "width"_a, "height"_a);
   nb::class_<PyWeights>(m, "Weights")
       .def(nb::init<Offsets, Ids, Ids, Mat>(), "group_offsets"_a.noconvert(),
@@ -127,7 +136,7 @@ NB_MODULE(_kernels, m) {
         "v_colors"_a.noconvert(), "v_sh"_a.noconvert(), "threads"_a, Release());
 
   m.def("depth_order",
-        [](Vec depths, Pairs2 radii, Array<int32_t, 4, -1> scratch, Array<int32_t, -1> order) {
+        [](Vec depths, Pairs2 radii, OutIds scratch, OutIds order) {
           return depth_order(depths.shape(0), depths.data(), radii.data(),
                              reinterpret_cast<uint32_t*>(scratch.data()), order.data());
         },
@@ -136,47 +145,50 @@ NB_MODULE(_kernels, m) {
 
   m.def("bin_count",
         [](Ids order, Array<const float, -1, 2> means2d, Array<const float, -1, 3> conics,
-           Vec opacities, int width, int height, OutMat splats, Array<int64_t, -1> pair_offsets,
+           Vec opacities, int width, int height, OutMat splats, OutOffsets pair_offsets,
            int threads) {
-          return bin_count(order.shape(0), order.data(), means2d.data(), conics.data(),
-                           opacities.data(), width, height, splats.data(), pair_offsets.data(),
-                           threads);
+          blend_ops().bin_count(order.shape(0), order.data(), means2d.data(), conics.data(),
+                                opacities.data(), width, height, splats.data(),
+                                pair_offsets.data(), threads);
+          return pair_offsets.data()[order.shape(0)];
         },
         "order"_a.noconvert(), "means2d"_a.noconvert(), "conics"_a.noconvert(),
         "opacities"_a.noconvert(), "width"_a, "height"_a, "splats"_a.noconvert(),
         "pair_offsets"_a.noconvert(), "threads"_a, Release());
 
+  m.attr("BIN_PARTS") = kBinParts;
   m.def("bin_fill",
-        [](Ids order, Mat splats, Offsets pair_offsets, int width, int height,
-           Array<int32_t, -1> pair_tiles, Array<int64_t, -1> tile_offsets,
-           Array<int32_t, -1> tile_ids, Array<int32_t, -1> tile_pairs, int threads) {
-          bin_fill(order.shape(0), order.data(), splats.data(), pair_offsets.data(), width, height,
-                   pair_tiles.data(), tile_offsets.data(), tile_ids.data(), tile_pairs.data(),
-                   threads);
-        },
-        "order"_a.noconvert(), "splats"_a.noconvert(), "pair_offsets"_a.noconvert(), "width"_a,
-        "height"_a, "pair_tiles"_a.noconvert(), "tile_offsets"_a.noconvert(),
-        "tile_ids"_a.noconvert(), "tile_pairs"_a.noconvert(), "threads"_a, Release());
-
-  m.def("weights_count",
-        [](const PyLists& lists, Array<int32_t, -1> masks, Array<int64_t, -1> tile_sizes,
+        [](Ids order, Offsets pair_offsets, const PyLists& lists, OutIds pair_tiles,
+           OutIds pair_masks, OutIds histograms, OutOffsets tile_offsets, OutIds masks, OutOffsets entry_offsets,
            int threads) {
-          blend_ops().weights_count(lists.view(), reinterpret_cast<uint32_t*>(masks.data()),
-                                    tile_sizes.data(), threads);
+          blend_ops().bin_fill(order.shape(0), order.data(), lists.splats.data(),
+                               pair_offsets.data(), lists.width, lists.height, pair_tiles.data(),
+                               reinterpret_cast<uint32_t*>(pair_masks.data()),
+                               histograms.data(), tile_offsets.data(), lists.tile_counts.data(),
+                               lists.tile_ids.data(), lists.tile_pairs.data(),
+                               reinterpret_cast<uint32_t*>(masks.data()), entry_offsets.data(),
+                               threads);
+          return entry_offsets.data()[entry_offsets.shape(0) - 1];
         },
-        "lists"_a, "masks"_a.noconvert(), "tile_sizes"_a.noconvert(), "threads"_a, Release());
+        "order"_a.noconvert(), "pair_offsets"_a.noconvert(), "lists"_a,
+        "pair_tiles"_a.noconvert(), "pair_masks"_a.noconvert(), "histograms"_a.noconvert(), "tile_offsets"_a.noconvert(), "masks"_a.noconvert(),
+        "entry_offsets"_a.noconvert(), "threads"_a, Release());
 
   m.def("weights_fill",
-        [](const PyLists& lists, Ids masks, Offsets entry_offsets, Array<int64_t, -1> group_offsets,
-           Array<int32_t, -1> group_counts, Array<int32_t, -1> slots, OutMat weights, OutMat transmittance, int threads) {
+        [](const PyLists& lists, Ids masks, Offsets entry_offsets, Array<uint8_t, -1> pair_used,
+           OutOffsets group_offsets, OutIds group_counts, OutIds slots, OutMat weights,
+           OutMat transmittance, OutMat scratch, int threads) {
           blend_ops().weights_fill(lists.view(), reinterpret_cast<const uint32_t*>(masks.data()),
-                                   entry_offsets.data(), group_offsets.data(),
-                                   group_counts.data(), slots.data(), weights.data(), transmittance.data(), threads);
+                                   entry_offsets.data(), lists.tile_counts.data(),
+                                   lists.tile_ids.data(), lists.tile_pairs.data(),
+                                   pair_used.data(), group_offsets.data(), group_counts.data(),
+                                   slots.data(), weights.data(), transmittance.data(),
+                                   scratch.data(), scratch.shape(1), threads);
         },
         "lists"_a, "masks"_a.noconvert(), "entry_offsets"_a.noconvert(),
-        "group_offsets"_a.noconvert(),
-        "group_counts"_a.noconvert(), "slots"_a.noconvert(), "weights"_a.noconvert(),
-        "transmittance"_a.noconvert(), "threads"_a, Release());
+        "pair_used"_a.noconvert(), "group_offsets"_a.noconvert(), "group_counts"_a.noconvert(),
+        "slots"_a.noconvert(), "weights"_a.noconvert(), "transmittance"_a.noconvert(),
+        "scratch"_a.noconvert(), "threads"_a, Release());
 
   m.def("apply",
         [](const PyLists& lists, const PyWeights& weights, Mat values, OutMat out, OutMat scratch,
@@ -189,24 +201,35 @@ NB_MODULE(_kernels, m) {
 
   m.def("apply_t",
         [](const PyLists& lists, const PyWeights& weights, Ids order, Offsets pair_offsets,
-           Mat maps, OutMat partials, OutMat out, OutMat scratch, int threads) {
+           Flags pair_used, Mat maps, OutVec partials, int chunk, OutMat out, OutMat scratch,
+           int threads) {
           const int64_t dim = maps.shape(1);
-          const int chunk = static_cast<int>(partials.shape(1));
+          clear(out.data(), out.shape(0) * dim, threads);
           for (int64_t first = 0; first < dim; first += chunk) {
             const int width = static_cast<int>(dim - first < chunk ? dim - first : chunk);
             blend_ops().apply_t(lists.view(), weights.view(), dim, first, width, maps.data(),
                                 partials.data(), scratch.data(), scratch.shape(1), threads);
-            reduce_pairs(order.shape(0), order.data(), pair_offsets.data(), width, width,
-                         partials.data(), dim, first, out.data(), threads);
+            reduce_pairs(order.shape(0), order.data(), pair_offsets.data(), pair_used.data(), width,
+                         width, partials.data(), dim, first, out.data(), threads);
           }
         },
         "lists"_a, "weights"_a, "order"_a.noconvert(), "pair_offsets"_a.noconvert(),
-        "maps"_a.noconvert(), "partials"_a.noconvert(), "out"_a.noconvert(),
+        "pair_used"_a.noconvert(), "maps"_a.noconvert(), "partials"_a.noconvert(), "chunk"_a,
+        "out"_a.noconvert(), "scratch"_a.noconvert(), "threads"_a, Release());
+
+  m.def("apply_t_unordered",
+        [](const PyLists& lists, const PyWeights& weights, Mat maps, OutMat out, OutMat scratch,
+           int threads) {
+          clear(out.data(), out.shape(0) * out.shape(1), threads);
+          blend_ops().apply_t_unordered(lists.view(), weights.view(), maps.shape(1), maps.data(),
+                                        out.data(), scratch.data(), scratch.shape(1), threads);
+        },
+        "lists"_a, "weights"_a, "maps"_a.noconvert(), "out"_a.noconvert(),
         "scratch"_a.noconvert(), "threads"_a, Release());
 
   m.def("blend_backward",
         [](const PyLists& lists, const PyWeights& weights, Ids order, Offsets pair_offsets,
-           Mat values, Mat v_out, Mat v_alphas, Mat transmittance, OutMat partials, OutMat scratch,
+           Flags pair_used, Mat values, Mat v_out, Mat v_alphas, Mat transmittance, OutMat partials, OutMat scratch,
            Array<float, -1, 2> v_means2d, Array<float, -1, 3> v_conics, OutVec v_opacities,
            nb::object v_values, int threads) {
           const int64_t dim = values.shape(1);
@@ -218,15 +241,15 @@ NB_MODULE(_kernels, m) {
                                      v_out.data(), v_alphas.data(), transmittance.data(),
                                      partials.data(), with_values, scratch.data(), scratch.shape(1),
                                      threads);
-          reduce_moments(order.shape(0), order.data(), pair_offsets.data(), row, partials.data(),
-                         lists.splats.data(), v_means2d.data(), v_conics.data(),
+          reduce_moments(order.shape(0), order.data(), pair_offsets.data(), pair_used.data(), row,
+                         partials.data(), lists.splats.data(), v_means2d.data(), v_conics.data(),
                          v_opacities.data(), threads);
           if (with_values)
-            reduce_pairs(order.shape(0), order.data(), pair_offsets.data(), static_cast<int>(dim),
-                         row, partials.data() + 6, dim, 0, to, threads);
+            reduce_pairs(order.shape(0), order.data(), pair_offsets.data(), pair_used.data(),
+                         static_cast<int>(dim), row, partials.data() + 6, dim, 0, to, threads);
         },
         "lists"_a, "weights"_a, "order"_a.noconvert(), "pair_offsets"_a.noconvert(),
-        "values"_a.noconvert(), "v_out"_a.noconvert(), "v_alphas"_a.noconvert(),
+        "pair_used"_a.noconvert(), "values"_a.noconvert(), "v_out"_a.noconvert(), "v_alphas"_a.noconvert(),
         "transmittance"_a.noconvert(), "partials"_a.noconvert(), "scratch"_a.noconvert(),
         "v_means2d"_a.noconvert(), "v_conics"_a.noconvert(), "v_opacities"_a.noconvert(),
         "v_values"_a.none(), "threads"_a);
@@ -250,6 +273,49 @@ NB_MODULE(_kernels, m) {
         "lists"_a, "weights"_a, "h"_a, "w"_a, "tent"_a, "stamps"_a.noconvert(),
         "sums"_a.noconvert(), "row_offsets"_a.noconvert(), "cols"_a.noconvert(),
         "vals"_a.noconvert(), "threads"_a, Release());
+
+  m.attr("MOST_TOKENS") = kMostTokens;
+  m.def("most_tokens",
+        [](int width, int height, int h, int w, bool tent) {
+          return most_tokens(width, height, {h, w, tent});
+        },
+        "width"_a, "height"_a, "h"_a, "w"_a, "tent"_a,
+        "The most tokens of a grid that one tile of the picture touches.");
+
+  m.def("token_pieces",
+        [](const PyLists& lists, Ids masks, int h, int w, bool tent, int most, OutIds piece_counts,
+           OutIds piece_ids, OutVec piece_sums, OutOffsets row_bounds, OutMat scratch,
+           int threads) {
+          return token_pieces(lists.view(), reinterpret_cast<const uint32_t*>(masks.data()),
+                              {h, w, tent}, most, piece_counts.data(), piece_ids.data(),
+                              piece_sums.data(), row_bounds.data(), scratch.data(),
+                              scratch.shape(1), threads);
+        },
+        "lists"_a, "masks"_a.noconvert(), "h"_a, "w"_a, "tent"_a, "most"_a,
+        "piece_counts"_a.noconvert(), "piece_ids"_a.noconvert(), "piece_sums"_a.noconvert(),
+        "row_bounds"_a.noconvert(), "scratch"_a.noconvert(), "threads"_a, Release());
+
+  m.def("token_merge",
+        [](const PyLists& lists, int h, int w, bool tent, int most, Ids piece_counts,
+           Ids piece_ids, Vec piece_sums, Offsets row_bounds, int64_t count, OutOffsets merged,
+           OutOffsets row_sizes, int threads) {
+          token_merge(lists.view(), {h, w, tent}, most, piece_counts.data(), piece_ids.data(),
+                      piece_sums.data(), row_bounds.data(), count,
+                      reinterpret_cast<uint64_t*>(merged.data()), row_sizes.data(), threads);
+        },
+        "lists"_a, "h"_a, "w"_a, "tent"_a, "most"_a, "piece_counts"_a.noconvert(),
+        "piece_ids"_a.noconvert(), "piece_sums"_a.noconvert(), "row_bounds"_a.noconvert(),
+        "count"_a, "merged"_a.noconvert(), "row_sizes"_a.noconvert(), "threads"_a, Release());
+
+  m.def("token_pack",
+        [](Offsets row_bounds, Offsets row_offsets, Offsets merged, OutIds cols, OutVec vals,
+           int threads) {
+          token_pack(row_offsets.shape(0) - 1, row_bounds.data(), row_offsets.data(),
+                     reinterpret_cast<const uint64_t*>(merged.data()), cols.data(), vals.data(),
+                     threads);
+        },
+        "row_bounds"_a.noconvert(), "row_offsets"_a.noconvert(), "merged"_a.noconvert(),
+        "cols"_a.noconvert(), "vals"_a.noconvert(), "threads"_a, Release());
 
   m.def("csr_apply",
         [](Offsets offsets, Ids cols, Vec vals, Mat x, bool add, OutMat out, int threads) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +45,11 @@ class View:
             raise ValueError(f"near plane {self.near_plane}, far plane {self.far_plane}")
         if self.eps2d < 0:
             raise ValueError(f"eps2d is {self.eps2d}, expected >= 0")
-        if not (torch.isfinite(self.viewmat).all() and torch.isfinite(self.K).all()):
+        # In Python: a view is made for every picture, and 25 numbers are few.
+        viewmat, K = self.viewmat.flatten().tolist(), self.K.flatten().tolist()
+        if not all(map(math.isfinite, viewmat + K)):
             raise ValueError("viewmat or K holds a number that is not finite")
-        if float(self.K[0, 0]) <= 0 or float(self.K[1, 1]) <= 0 or float(self.K[0, 1]) != 0:
+        if K[0] <= 0 or K[4] <= 0 or K[1] != 0:
             raise ValueError("K must have positive focal lengths and no skew")
 
     @property

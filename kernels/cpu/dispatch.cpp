@@ -11,26 +11,24 @@ extern const BlendOps kOps;
 namespace avx2 {
 extern const BlendOps kOps;
 }
+#elif F3D_BUILD_NEON
+namespace neon {
+extern const BlendOps kOps;
+}
 #endif
 
 namespace {
 std::atomic<bool> forced_baseline{false};
 }
 
-bool has_avx2() {
-#if F3D_BUILD_AVX2
-  static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return supported;
-#else
-  return false;
-#endif
-}
-
 void use_baseline(bool baseline) { forced_baseline = baseline; }
 
 const BlendOps& blend_ops() {
 #if F3D_BUILD_AVX2
-  if (has_avx2() && !forced_baseline) return avx2::kOps;
+  static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (supported && !forced_baseline) return avx2::kOps;
+#elif F3D_BUILD_NEON
+  if (!forced_baseline) return neon::kOps;
 #endif
   return baseline::kOps;
 }

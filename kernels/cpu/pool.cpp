@@ -1,42 +1,14 @@
 // Pooling W onto a token grid: A = kernel x W, one row per token (kernels/README.md, "pool").
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "fit3d/macros.h"
+#include "fit3d/pool.h"
 #include "ops.h"
 #include "parallel.h"
 
 namespace fit3d {
 namespace {
-
-// One axis of the separable kernel of one token.
-struct Axis {
-  int token, tokens;
-  float step;        // pixels per token
-  int begin, end;    // pixels with a non-zero kernel lie within [begin, end)
-  float norm;        // 1 / sum over the picture
-  bool tent;
-
-  float at(int pixel) const {
-    if (pixel < begin || pixel >= end) return 0.0f;
-    if (!tent) return norm;
-    // Bilinear upsampling without aligned corners: the position in tokens, held at the border.
-    const float u = std::min(std::max((pixel + 0.5f) / step - 0.5f, 0.0f), tokens - 1.0f);
-    return std::max(0.0f, 1.0f - std::fabs(u - token)) * norm;
-  }
-};
-
-Axis make_axis(int token, int tokens, int pixels, bool tent) {
-  Axis a{token, tokens, static_cast<float>(pixels) / tokens, 0, 0, 1.0f, tent};
-  const float reach = tent ? 0.5f : 0.0f;
-  a.begin = std::max(static_cast<int>(std::floor((token - reach) * a.step)), 0);
-  a.end = std::min(static_cast<int>(std::ceil((token + 1 + reach) * a.step)), pixels);
-  float sum = 0.0f;
-  for (int p = a.begin; p < a.end; ++p) sum += a.at(p);
-  a.norm = 1.0f / sum;
-  return a;
-}
 
 // visit(Gaussian, weight) for every entry of W under the token, in a fixed order.
 template <class Visit>
@@ -52,7 +24,7 @@ void visit_token(const Lists& s, const Weights& w, const Axis& ax, const Axis& a
         if (x >= ax.end || x + kGroupWidth <= ax.begin || y >= ay.end || y + kGroupHeight <= ay.begin)
           continue;
         float k[kLanes];
-        for (int i = 0; i < kLanes; ++i) k[i] = ax.at(x + i % kGroupWidth) * ay.at(y + i / kGroupWidth);
+        for (int i = 0; i < kLanes; ++i) k[i] = axis_at(ax, x + i % kGroupWidth) * axis_at(ay, y + i / kGroupWidth);
         const int64_t at = w.group_offsets[tile * kGroupsPerTile + g];
         const int count = w.group_counts[tile * kGroupsPerTile + g];
         const float* weight = w.weights + kLanes * at;

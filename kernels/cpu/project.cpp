@@ -24,6 +24,26 @@ Camera camera_of(const ProjectIn& in) {
   return make_camera(in.viewmat, in.K, in.width, in.height, in.near_plane, in.far_plane, in.eps2d);
 }
 
+// True only where extent_of would find that the Gaussian misses the picture, whatever its rotation:
+// |T0| <= |(jx, jxz)| max(scale) as R and Rq are rotations, and likewise T1. Spares most of the work
+// for the many Gaussians beside the view. False for NaN.
+bool beside(const Camera& c, const float* mean, const float* scale, float opacity) {
+  const float z = dot3(c.R + 6, mean) + c.t[2];
+  if (!(z > c.near_plane && z < c.far_plane)) return true;  // behind, too far or not finite
+  if (!(opacity <= 1.0f)) return false;
+  const float inv_z = 1.0f / z, jx = c.fx * inv_z, jy = c.fy * inv_z;
+  const float x = dot3(c.R, mean) + c.t[0], y = dot3(c.R + 3, mean) + c.t[1];
+  const float a = scale[0] * scale[0], b = scale[1] * scale[1], d = scale[2] * scale[2];
+  const float largest = a > b ? (a > d ? a : d) : (b > d ? b : d);  // squared
+  const auto clamp = [](float u, float low, float high) { return u < low ? low : u > high ? high : u; };
+  const float u = clamp(x * inv_z, c.u_min, c.u_max), v = clamp(y * inv_z, c.v_min, c.v_max);
+  // 2 ln 255 = 11.083; the rest leaves room for rounding and for rounding up to whole pixels.
+  const float rx = 2.0f + 1.01f * sqrtf(11.09f * (jx * jx * (1 + u * u) * largest + c.eps2d));
+  const float ry = 2.0f + 1.01f * sqrtf(11.09f * (jy * jy * (1 + v * v) * largest + c.eps2d));
+  const float mx = jx * x + c.cx, my = jy * y + c.cy;
+  return mx + rx < 0 || mx - rx > c.width || my + ry < 0 || my - ry > c.height;
+}
+
 bool direction(const float* mean, const float* center, float* d) {
   for (int i = 0; i < 3; ++i) d[i] = mean[i] - center[i];
   const float norm = sqrtf(dot3(d, d));
@@ -41,7 +61,8 @@ void project_forward(const ProjectIn& in, float* means2d, float* conics, float* 
     Projection p;
     float *m = means2d + 2 * n, *q = conics + 3 * n;
     int32_t* r = radii + 2 * n;
-    if (project_one(camera, in.means + 3 * n, in.quats + 4 * n, in.scales + 3 * n, &p) &&
+    if (!beside(camera, in.means + 3 * n, in.scales + 3 * n, in.opacities[n]) &&
+        project_one(camera, in.means + 3 * n, in.quats + 4 * n, in.scales + 3 * n, &p) &&
         extent_of(camera, p, in.opacities[n], r)) {
       m[0] = p.mx, m[1] = p.my, q[0] = p.A, q[1] = p.B, q[2] = p.C, depths[n] = p.p[2];
     } else {

@@ -1,13 +1,12 @@
-// Eight floats: AVX2 + FMA where the translation unit is compiled for it, plain loops elsewhere
-// (which compilers turn into SSE2 or NEON). Included only by the blend_*.cpp units, inside the
+// Eight floats: AVX2 + FMA or NEON where the translation unit asks for it (F3D_AVX2, F3D_NEON), plain
+// loops elsewhere, which compilers turn into SSE2. Included only by the blend_*.cpp units, inside the
 // namespace of their instruction set.
 #pragma once
 
-#if defined(__AVX2__) && defined(__FMA__)
+#if F3D_AVX2
 #include <immintrin.h>
-#define F3D_AVX2 1
-#else
-#define F3D_AVX2 0
+#elif F3D_NEON
+#include <arm_neon.h>
 #endif
 
 namespace fit3d {
@@ -50,12 +49,26 @@ inline F8 reduce8(const F8* a) {
   const __m256 lo = _mm256_hadd_ps(s01, s23), hi = _mm256_hadd_ps(s45, s67);
   return {_mm256_add_ps(_mm256_permute2f128_ps(lo, hi, 0x20), _mm256_permute2f128_ps(lo, hi, 0x31))};
 }
+inline float lowest(F8 a) {
+  __m128 m = _mm_min_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  m = _mm_min_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_min_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
+inline float highest(F8 a) {
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
 // Adds the sums of four vectors to p[0..3].
 inline void add4(float* p, const F8* a) {
   const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a[0].v, a[1].v), _mm256_hadd_ps(a[2].v, a[3].v));
   const __m128 sum = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
   _mm_storeu_ps(p, _mm_add_ps(_mm_loadu_ps(p), sum));
 }
+
+#elif F3D_NEON
+
+#include "vec8_neon.h"
 
 #else
 
@@ -100,6 +113,14 @@ inline F8 reduce8(const F8* a) {
              ((a[j].v[4] + a[j].v[5]) + (a[j].v[6] + a[j].v[7]));
   return r;
 }
+inline float lowest(F8 a) {
+  F3D_EACH a.v[0] = a.v[i] < a.v[0] ? a.v[i] : a.v[0];
+  return a.v[0];
+}
+inline float highest(F8 a) {
+  F3D_EACH a.v[0] = a.v[i] > a.v[0] ? a.v[i] : a.v[0];
+  return a.v[0];
+}
 inline void add4(float* p, const F8* a) {
   for (int j = 0; j < 4; ++j)
     p[j] += ((a[j].v[0] + a[j].v[1]) + (a[j].v[2] + a[j].v[3])) +
@@ -108,6 +129,9 @@ inline void add4(float* p, const F8* a) {
 #undef F3D_EACH
 
 #endif
+
+inline void prefetch(const float* p) { __builtin_prefetch(p); }
+inline void prefetch_to_write(const float* p) { __builtin_prefetch(p, 1); }
 
 // e^x for x in [-87, 0]: Cody-Waite reduction, then a degree-7 series on |f| <= ln2 / 2, whose
 // truncation (5e-9) is below float rounding.

@@ -20,10 +20,16 @@ F3D_HD void pack_splat(const float* mean2d, const float* conic, float opacity, f
   splat[0] = mean2d[0], splat[1] = mean2d[1];
   splat[2] = 0.5f * a, splat[3] = b, splat[4] = 0.5f * c;
   splat[5] = opacity, splat[6] = reach, splat[7] = 0.0f;
-  const float q = reach * 1.0001f + 1e-4f, det = fmaxf(a * c - b * b, 1e-20f);
-  splat[8] = -b / a, splat[9] = 1.0f / a, splat[10] = det, splat[11] = q * a;
-  splat[12] = sqrtf(q * a / det);           // half the ellipse's height
-  splat[13] = -b / c * sqrtf(q * c / det);  // dy of its rightmost point; the leftmost mirrors it
+  const float q = reach * 1.0001f + 1e-4f;
+  // Products of floats are exact in double, so this determinant does not cancel, however wide or
+  // thin the ellipse is. Where rounding made the conic indefinite there is no bound in y.
+  const double det = static_cast<double>(a) * c - static_cast<double>(b) * b;
+  const bool bounded = det > 0;
+  const float far = 1e18f;  // its square is a float still
+  splat[8] = -b / a, splat[9] = 1.0f / a, splat[10] = bounded ? static_cast<float>(det) : 0.0f, splat[11] = q * a;
+  // Half the ellipse's height, and dy of its rightmost point; the leftmost mirrors it.
+  splat[12] = bounded ? fminf(static_cast<float>(sqrt(static_cast<double>(q) * a / det)), far) : far;
+  splat[13] = bounded ? static_cast<float>(-b / c * sqrt(static_cast<double>(q) * c / det)) : (b < 0 ? far : -far);
   splat[14] = 0.01f + 1e-5f * (fabsf(mean2d[0]) + fabsf(mean2d[1])), splat[15] = 0.0f;
 }
 
@@ -38,8 +44,9 @@ F3D_HD bool ellipse_span(const Ellipse& e, float y0, float y1, float* x0, float*
   const float hi = fminf(y1 - e.my + e.slack, e.y_reach);
   if (!(lo <= hi)) return false;
   const float right = fminf(fmaxf(e.y_top, lo), hi), left = fminf(fmaxf(-e.y_top, lo), hi);
-  *x1 = e.mx + e.slope * right + sqrtf(fmaxf(e.qa - e.det * right * right, 0.0f)) * e.inv_a + e.slack;
-  *x0 = e.mx + e.slope * left - sqrtf(fmaxf(e.qa - e.det * left * left, 0.0f)) * e.inv_a - e.slack;
+  const float right2 = product(product(e.det, right), right), left2 = product(product(e.det, left), left);
+  *x1 = e.mx + product(e.slope, right) + product(sqrtf(fmaxf(e.qa - right2, 0.0f)), e.inv_a) + e.slack;
+  *x0 = e.mx + product(e.slope, left) - product(sqrtf(fmaxf(e.qa - left2, 0.0f)), e.inv_a) - e.slack;
   return true;
 }
 

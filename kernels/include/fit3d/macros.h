@@ -29,6 +29,15 @@ constexpr float kAlphaMax = 0.99f;          // alphas are clamped here
 constexpr float kTransmittanceMin = 1e-4f;  // a pixel stops before falling to this
 constexpr float kQuatNormMin = 1e-12f;      // shorter quaternions have no direction
 
+// a b, never fused with a sum: for what several kernels must find alike, to the last bit.
+F3D_HD float product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 F3D_HD int tile_count(int pixels) { return (pixels + kTile - 1) / kTile; }
 
 }  // namespace fit3d

@@ -150,6 +150,14 @@ F3D_HD void project_one_adjoint(const Camera& c, const Projection& o, const floa
       2 * (qx * (g[2] + g[6]) + qy * (g[5] + g[7]) - 2 * qz * (g[0] + g[4]) + w * (g[3] - g[1]))};
   const float along = v_q[0] * w + v_q[1] * qx + v_q[2] * qy + v_q[3] * qz;
   for (int i = 0; i < 4; ++i) v_quat[i] = (v_q[i] - along * o.q[i]) / o.q_norm;
+  // Where a product overflowed (a scale of 1e20, say) there is no gradient to speak of, and one
+  // NaN would poison an optimiser's state for good.
+  float sum = fabsf(v_quat[0]);
+  for (int i = 0; i < 3; ++i) sum += fabsf(v_mean[i]) + fabsf(v_scale[i]) + fabsf(v_quat[i + 1]);
+  if (!std::isfinite(sum)) {
+    for (int i = 0; i < 3; ++i) v_mean[i] = v_scale[i] = 0.0f;
+    for (int i = 0; i < 4; ++i) v_quat[i] = 0.0f;
+  }
 }
 
 }  // namespace fit3d
