@@ -125,7 +125,8 @@ class Densifier:
         Every Gaussian above it adds one: a clone adds itself, a split puts two for one.
         """
         assert rendering.means2d.grad is not None, "before_backward was not called"
-        grads = rendering.means2d.grad[0] * _half_picture(width, height)
+        grads = rendering.means2d.grad[0]
+        grads = grads * _half_picture(width, height).to(grads.device)
         seen = (rendering.radii[0] > 0).all(1)
         total = torch.where(seen, grads.norm(dim=1), 0.0)
         count = seen.to(total.dtype)

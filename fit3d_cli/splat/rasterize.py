@@ -1,21 +1,23 @@
-"""The rasteriser's facade: project, bin, weigh, blend - differentiable, on the CPU."""
+"""The rasteriser's facade: project, bin, weigh, blend - differentiable, on the CPU or CUDA."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fit3d_cli.device import thread_count
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.shapes import check_dims
-from fit3d_cli.splat import kernel, matrix, reference
+from fit3d_cli.splat.backends import rasteriser_for
+from fit3d_cli.splat.engine import Backend, Math, Rasteriser
+from fit3d_cli.splat.reference import Projected
 from fit3d_cli.splat.view import EPS2D, FAR_PLANE, NEAR_PLANE, View
 from fit3d_cli.splat.weights import TokenWeights, ViewWeights, view_weights
 
 __all__ = [
+    "Backend",
+    "Math",
     "Picture",
     "Rendering",
     "TokenWeights",
@@ -24,8 +26,6 @@ __all__ = [
     "render_gaussians",
     "view_weights",
 ]
-
-Backend = Literal["cpu", "reference"]
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,15 @@ def rasterize(
     near_plane: float = NEAR_PLANE,
     far_plane: float = FAR_PLANE,
     eps2d: float = EPS2D,
-    backend: Backend = "cpu",
+    backend: Backend = "auto",
     threads: int | None = None,
+    math: Math = "float32",
+    deterministic: bool = True,
 ) -> Rendering:
     """Splat values into one view. Gradients reach every input but the camera.
+
+    Only the gradients that are asked for are computed: where the geometry is frozen, the
+    backward pass is one product with the transposed weights.
 
     Args:
         means: ``[N, 3]`` centres in the world.
@@ -97,24 +102,32 @@ def rasterize(
         scales: ``[N, 3]`` standard deviations, world units.
         opacities: ``[N]`` in [0, 1].
         values: ``[N, D]``, any D.
-        viewmat: ``[4, 4]`` world to camera, OpenCV axes, any float type.
-        K: ``[3, 3]`` intrinsics in pixels, pixel centres at +0.5, any float type.
+        viewmat: ``[4, 4]`` world to camera, OpenCV axes, any float type, any device.
+        K: ``[3, 3]`` intrinsics in pixels, pixel centres at +0.5, likewise.
         width: Picture width in pixels.
         height: Picture height in pixels.
         near_plane: Nearest depth, world units.
         far_plane: Farthest depth, world units.
         eps2d: Blur of the 2D covariances, pixels squared.
-        backend: ``cpu`` (float32 kernels) or ``reference`` (torch, the precision of ``means``).
+        backend: ``auto`` (by the device of ``means``), ``cpu`` or ``cuda`` (float32 kernels), or
+            ``reference`` (torch on the CPU, the precision of ``means``).
         threads: CPU threads of the kernels, None for torch's setting; no effect on the result.
+        math: On CUDA ``tensor`` multiplies in tf32 (relative error 2^-11 per factor) and adds in
+            float32; ``float32`` is exact to rounding.
+        deterministic: On CUDA, whether gradients are summed in a fixed order. The CPU always does.
 
     Raises:
-        ValueError: A shape or a camera does not fit.
-        TypeError: A tensor is not float32 (backend ``cpu``).
-        DeviceError: A tensor is not on the CPU (backend ``cpu``).
+        ValueError: A shape, a camera or an option does not fit.
+        TypeError: A tensor is not float32 (all backends but ``reference``).
+        DeviceError: A tensor is on another device than the backend, or CUDA cannot be used.
+        EnvironmentFault: The device is out of memory.
     """
-    view = View(viewmat, K, width, height, near_plane, far_plane, eps2d)
-    projected = _project(means, quats, scales, opacities, view, backend, threads)
-    return _blend(projected, opacities, values, view, backend, threads)
+    engine = rasteriser_for(
+        means.device, backend, threads=threads, math=math, deterministic=deterministic
+    )
+    view = View(viewmat.cpu(), K.cpu(), width, height, near_plane, far_plane, eps2d)
+    projected = _project(engine, means, quats, scales, opacities, view)
+    return _blend(engine, projected, opacities, values, view)
 
 
 def render_gaussians(
@@ -128,8 +141,10 @@ def render_gaussians(
     near_plane: float = NEAR_PLANE,
     far_plane: float = FAR_PLANE,
     eps2d: float = EPS2D,
-    backend: Backend = "cpu",
+    backend: Backend = "auto",
     threads: int | None = None,
+    math: Math = "float32",
+    deterministic: bool = True,
 ) -> Picture:
     """Colour and expected depth in one pass.
 
@@ -146,77 +161,54 @@ def render_gaussians(
         near_plane: Nearest depth, world units.
         far_plane: Farthest depth, world units.
         eps2d: Blur of the 2D covariances, pixels squared.
-        backend: ``cpu`` or ``reference``.
+        backend: As in ``rasterize``.
         threads: CPU threads of the kernels, None for torch's setting.
+        math: As in ``rasterize``.
+        deterministic: As in ``rasterize``.
 
     Raises:
         ValueError: As ``rasterize``, or a degree that is not stored.
+        DeviceError: As ``rasterize``.
+        EnvironmentFault: As ``rasterize``.
     """
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
     if not 0 <= degree <= gaussians.sh_degree:
         raise ValueError(f"sh_degree {degree}, stored are 0 to {gaussians.sh_degree}")
-    view = View(viewmat, K, width, height, near_plane, far_plane, eps2d)
     g = gaussians
-    projected = _project(g.means, g.quats, g.scales, g.opacities, view, backend, threads)
-    if backend == "reference":
-        visible = projected.radii[:, :1] > 0
-        directions = torch.where(visible, g.means.detach() - view.center.to(g.means.dtype), 1.0)
-        colors = reference.spherical_harmonics(g.sh, directions, degree) * visible
-    else:
-        colors = kernel.Harmonics.apply(  # type: ignore[no-untyped-call]
-            g.sh, g.means, projected.radii, view.center, degree, threads or thread_count()
-        )
+    engine = rasteriser_for(
+        g.means.device, backend, threads=threads, math=math, deterministic=deterministic
+    )
+    view = View(viewmat.cpu(), K.cpu(), width, height, near_plane, far_plane, eps2d)
+    projected = _project(engine, g.means, g.quats, g.scales, g.opacities, view)
+    colors = engine.harmonics(g.sh, g.means, projected.radii, view, degree)
     values = torch.cat([(colors + 0.5).clamp_min(0), projected.depths[:, None]], dim=1)
-    out = _blend(projected, g.opacities, values, view, backend, threads)
+    out = _blend(engine, projected, g.opacities, values, view)
     return Picture(out.values[..., :3], out.values[..., 3], out.alphas, out.means2d, out.radii)
 
 
 def _project(
+    engine: Rasteriser,
     means: Tensor,
     quats: Tensor,
     scales: Tensor,
     opacities: Tensor,
     view: View,
-    backend: Backend,
-    threads: int | None,
-) -> reference.Projected:
+) -> Projected:
     check_dims(
         means=(means, "N 3"),
         quats=(quats, "N 4"),
         scales=(scales, "N 3"),
         opacities=(opacities, "N"),
     )
-    if backend == "reference":
-        return reference.project(means, quats, scales, opacities, view.to(means.dtype))
-    if backend != "cpu":
-        raise ValueError(f"backend {backend!r}, expected 'cpu' or 'reference'")
-    return reference.Projected(
-        *kernel.Project.apply(  # type: ignore[no-untyped-call]
-            means, quats, scales, opacities, view, threads or thread_count()
-        )
-    )
+    return engine.project(means, quats, scales, opacities, view)
 
 
 def _blend(
-    projected: reference.Projected,
-    opacities: Tensor,
-    values: Tensor,
-    view: View,
-    backend: Backend,
-    threads: int | None,
+    engine: Rasteriser, projected: Projected, opacities: Tensor, values: Tensor, view: View
 ) -> Rendering:
     check_dims(opacities=(opacities, "N"), values=(values, "N D"))
     # The gradient of the centres is read from this node, so blending starts from it.
     means2d = projected.means2d[None]
     projected = projected._replace(means2d=means2d[0])
-    width, height = view.width, view.height
-    if backend == "reference":
-        dense = reference.blend_weights(projected, opacities, width, height)
-        image = (dense.weights @ values).reshape(height, width, -1)
-        alphas = 1 - dense.transmittance.reshape(height, width)
-    else:
-        image, alphas = matrix.Blend.apply(  # type: ignore[no-untyped-call]
-            projected.means2d, projected.conics, projected.depths, projected.radii, opacities,
-            values, width, height, threads or thread_count(),
-        )  # fmt: skip
+    image, alphas = engine.blend(projected, opacities, values, view.width, view.height)
     return Rendering(image, alphas, means2d, projected.radii[None], projected.depths)

@@ -36,7 +36,7 @@ def ssim_map(first: Tensor, second: Tensor) -> Tensor:
     """
     check_dims(first=(first, "H W C"), second=(second, "H W C"))
     x, y = first.permute(2, 0, 1)[:, None], second.permute(2, 0, 1)[:, None]
-    taps, half = window(first.dtype), _TAPS // 2
+    taps, half = window(first.dtype).to(first.device), _TAPS // 2
 
     def blur(maps: Tensor) -> Tensor:
         rows = torch.nn.functional.conv2d(maps, taps.view(1, 1, 1, -1), padding=(0, half))
@@ -54,14 +54,16 @@ def weighted_ssim(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
     """``sum_p weights_p sum_c SSIM_pc``; the gradient reaches ``first`` only.
 
     Args:
-        first: ``[H, W, C]`` float32 on the CPU.
-        second: ``[H, W, C]`` float32 on the CPU.
-        weights: ``[H, W]`` float32.
+        first: ``[H, W, C]`` float32; the fused kernel runs on the CPU, elsewhere torch does it.
+        second: ``[H, W, C]`` float32, on the same device.
+        weights: ``[H, W]`` float32, on the same device.
 
     Returns:
         A scalar.
     """
     check_dims(first=(first, "H W C"), second=(second, "H W C"), weights=(weights, "H W"))
+    if first.device.type == "cuda":
+        return (ssim_map(first, second.detach()) * weights.detach()).sum()
     total: Tensor = _WeightedSsim.apply(  # type: ignore[no-untyped-call]
         first, second, weights, thread_count()
     )
