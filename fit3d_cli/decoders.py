@@ -31,6 +31,10 @@ class Decoder:
     def __post_init__(self) -> None:
         check_dims(weight=(self.weight, "C d 3 3"), bias=(self.bias, "C"))
 
+    def to(self, device: torch.device | str) -> Decoder:
+        """The same decoder on another device."""
+        return Decoder(self.weight.to(device), self.bias.to(device))
+
     @property
     def in_dim(self) -> int:
         """Lifted channels d."""
@@ -83,22 +87,22 @@ def solve_decoder(
     dims = check_dims(basis=(basis, "C d"), mean=(mean, "C"))
     channels, width = dims["C"], dims["d"]
     columns = 9 * width
-    gram = torch.zeros(columns + 1, columns + 1, dtype=torch.float64)
-    cross = torch.zeros(columns + 1, channels, dtype=torch.float64)
-    prior = torch.zeros(channels, width, 3, 3, dtype=torch.float64)
+    gram = basis.new_zeros(columns + 1, columns + 1, dtype=torch.float64)
+    cross = basis.new_zeros(columns + 1, channels, dtype=torch.float64)
+    prior = basis.new_zeros(channels, width, 3, 3, dtype=torch.float64)
     prior[:, :, 1, 1] = basis.double()
     flat_prior = prior.reshape(channels, columns).T
     total = 0.0
     for maps, tokens, weights in pairs:
         rows = unfold3x3(maps.double())
-        rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
         residual = tokens.reshape(-1, channels).double() - mean.double() - rows[:, :-1] @ flat_prior
         weighted = rows if weights is None else rows * weights.reshape(-1, 1).double()
         total += float(weighted[:, -1].sum())
         gram += weighted.T @ rows
         cross += weighted.T @ residual
     strength = ridge * float(gram.diagonal()[:-1].mean())
-    penalty = torch.full((columns + 1,), max(strength, 1e-12), dtype=torch.float64)
+    penalty = gram.new_full((columns + 1,), max(strength, 1e-12))
     penalty[-1] = 1e-9 * max(total, 1.0)
     solution = torch.linalg.solve(gram + torch.diag(penalty), cross)
     weight = (flat_prior + solution[:-1]).T.reshape(channels, width, 3, 3)

@@ -42,7 +42,7 @@ class Maps:
 
 
 def render_maps(scene: Scene, camera: Cameras, *, features: bool) -> Maps:
-    """Render one camera at its own size.
+    """Render one camera at its own size, where the scene's Gaussians are; the maps are on the CPU.
 
     Args:
         scene: What to render.
@@ -58,8 +58,8 @@ def render_maps(scene: Scene, camera: Cameras, *, features: bool) -> Maps:
     maps = None
     if features:
         weights = view_weights(gaussians, camera.viewmats[0], camera.Ks[0], width, height)
-        maps = weights.apply(scene.features)
-    return Maps(rendering.rgb.clamp(0, 1), depth, alphas, maps)
+        maps = weights.apply(scene.features).cpu()
+    return Maps(rendering.rgb.clamp(0, 1).cpu(), depth.cpu(), alphas.cpu(), maps)
 
 
 def scaled_cameras(cameras: Cameras, width: int) -> list[Cameras]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fit3d_cli.decoders import Decoder
@@ -85,6 +86,10 @@ class Scene:
             raise ValueError(
                 f"decoder makes {self.decoder.out_dim} channels, tokens have {self.source.dim}"
             )
+
+    def to(self, device: torch.device | str) -> Scene:
+        """The same scene with Gaussians and features on another device."""
+        return replace(self, gaussians=self.gaussians.to(device), features=self.features.to(device))
 
     def views(self, heldout: bool) -> list[int]:
         """Indices of the held-out (or the training) views."""

@@ -83,11 +83,34 @@ class FeatureSettings(Section):
     solver: Literal["average", "cg", "paper"] = Field(
         "cg", description="weighted average, conjugate gradients, or FiT3D's joint Adam schedule"
     )
-    cg_iterations: int = Field(8, ge=0, le=200, description="CG steps after the weighted average")
-    cg_lambda: float = Field(
-        0.03, ge=0, description="pull to the weighted average, relative to the mean column weight"
+    validation: float = Field(
+        0.125,
+        ge=0,
+        le=0.5,
+        description="share of the training views that chooses CG steps and pull; 0 = as set below",
     )
-    ridge: float = Field(1e-2, gt=0, description="ridge of the decoder, relative")
+    cg_iterations: int = Field(
+        8, ge=0, le=200, description="CG steps after the weighted average (validation = 0)"
+    )
+    cg_lambda: float = Field(
+        0.03,
+        ge=0,
+        description="pull to the weighted average, relative to the preconditioner (validation = 0)",
+    )
+    preconditioner: Literal["column", "row-sum", "jacobi"] = Field(
+        "column", description="diagonal that scales CG and its pull"
+    )
+    robust: Literal["none", "huber"] = Field(
+        "none", description="huber: solve again, trusting tokens less that disagree with the others"
+    )
+    robust_cut: float = Field(
+        1.5, gt=0, description="residual, in medians, above which a token loses trust"
+    )
+    robust_rounds: int = Field(2, ge=1, le=10, description="reweighted solves of robust = huber")
+    memory: int = Field(
+        256, ge=0, description="MiB of blending weights kept in memory; the rest goes to a file"
+    )
+    ridge: float = Field(0.1, gt=0, description="ridge of the decoder, relative")
     paper_iterations: int = Field(30_000, gt=0, description="Adam steps of solver = paper")
     paper_lr: float = Field(6.25e-5, gt=0, description="Adam step of solver = paper")
 

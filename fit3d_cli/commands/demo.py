@@ -55,6 +55,7 @@ def demo(
     from fit3d_cli.lifting.lift import lift_captures
     from fit3d_cli.probing.run import run_probe
     from fit3d_cli.rendering import render_scene
+    from fit3d_cli.splat.backends import splat_device
 
     began = time.monotonic()
     settings = resolved.settings
@@ -62,6 +63,7 @@ def demo(
     # What cannot end well must not begin: the rooms alone take a while and some disk.
     storage.require_writable(workspace)
     resolve_device(run.device)
+    splats = splat_device(run.device)
     load_backbone(settings.lift.backbone.name, weights=settings.lift.backbone.weights)
     with run.progress() as on_event:
         _write_rooms(workspace, count, run.seed, on_event)
@@ -72,7 +74,7 @@ def demo(
             sys.stderr.write(f"fit3d: error: {failed[0].error}\n")
             raise typer.Exit(failed[0].exit_code)
         archives = [scene.path for scene in scenes if scene.path is not None]
-        first = read_archive(archives[0])
+        first = read_archive(archives[0]).to(splats)
         pictures = workspace / "renders" / first.name
         rendered: dict[str, Any] = {"width": settings.render.width, "out": pictures}
         rendered |= {"frames": settings.render.frames, "fps": settings.render.fps}

@@ -120,11 +120,17 @@ def _cuda(device: str) -> Check:
     from fit3d_cli.device import resolve_device
 
     try:
-        if resolve_device(device).type == "cuda":
-            import torch
+        if resolve_device(device).type == "cpu":
+            return Check("cuda", "note", "not used: everything runs on the CPU")
+        import torch
 
-            return Check("cuda", "ok", torch.cuda.get_device_name())
-        return Check("cuda", "note", "not used: everything runs on the CPU")
+        from fit3d_cli.splat.backends import splat_device
+
+        name = torch.cuda.get_device_name()
+        if splat_device(device).type == "cuda":
+            return Check("cuda", "ok", f"{name}, with CUDA kernels")
+        found = f"{name}, for backbones; Gaussians are splatted on the CPU"
+        return Check("cuda", "note", found, "fit3d doctor --device cuda says why")
     except (Fit3dError, ImportError, RuntimeError) as error:
         return Check("cuda", "broken", str(error))
 

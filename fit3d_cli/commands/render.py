@@ -47,8 +47,9 @@ def render(
     from fit3d_cli.archive import read_archive
     from fit3d_cli.commands import _show
     from fit3d_cli.rendering import render_scene
+    from fit3d_cli.splat.backends import splat_device
 
-    loaded = read_archive(scene)
+    loaded = read_archive(scene).to(splat_device(run.device))
     with run.progress() as on_event:
         files = render_scene(
             loaded, **resolved.settings.render.model_dump(), out=target, on_event=on_event

@@ -26,6 +26,7 @@ from fit3d_cli.finetuning.targets import SceneTargets, find_targets, render_targ
 from fit3d_cli.finetuning.trainer import Trainer
 from fit3d_cli.progress import OnEvent
 from fit3d_cli.settings import FinetuneSettings
+from fit3d_cli.splat.backends import splat_device
 from fit3d_cli.workspace import Workspace
 
 # Raised whenever the same settings would give other weights.
@@ -90,7 +91,7 @@ def finetune(
     storage.require_writable(target)
     storage.require_writable(place.cache_dir)
     scenes = [find_targets(path, place, captures) for path in archives]
-    where = resolve_device(device)
+    where, splats = resolve_device(device), splat_device(device)
     backbone = _base(scenes, archives, settings, place, where)
     plan = _plan(scenes, backbone, settings, seed)
     finished = _finished(target, plan)
@@ -100,7 +101,7 @@ def finetune(
         shutil.rmtree(checkpoints, ignore_errors=True)  # killed just before it could do so
         return _result(target, finished, 0.0, skipped=True)
     for scene in scenes:
-        render_targets(scene, on_event)
+        render_targets(scene, on_event, splats)
     with storage.locked(checkpoints / "training"):
         base = copy.deepcopy(backbone) if settings.anchor > 0 else None
         trainer = Trainer(backbone, base, scenes, settings, where, seed)

@@ -23,7 +23,7 @@ from fit3d_cli.decoders import Decoder
 from fit3d_cli.errors import ArchiveError, CaptureError
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import FeatureSource, Scene
-from fit3d_cli.splat.rasterize import view_weights
+from fit3d_cli.splat.weights import view_token_weights
 from fit3d_cli.tensorfile import MODEL_LIMITS, read_sealed, read_tensors, write_sealed
 from fit3d_cli.workspace import Workspace
 
@@ -104,18 +104,21 @@ def find_targets(archive: Path, place: Workspace, captures: list[Path]) -> Scene
     )
 
 
-def render_targets(targets: SceneTargets, on_event: OnEvent) -> None:
+def render_targets(
+    targets: SceneTargets, on_event: OnEvent, device: torch.device | str = "cpu"
+) -> None:
     """Render the maps of a scene, unless they are cached.
 
     Args:
         targets: Which scene.
         on_event: Told about each view.
+        device: Where its Gaussians are splatted.
 
     Raises:
         StorageError: The disk refused.
     """
     if not _complete(targets.path, len(targets.views)):
-        _render(read_archive(targets.archive), targets.path, on_event)
+        _render(read_archive(targets.archive).to(device), targets.path, on_event)
 
 
 def load_sample(targets: SceneTargets, index: int) -> Sample:
@@ -147,11 +150,12 @@ def _render(scene: Scene, path: Path, on_event: OnEvent) -> None:
     maps: dict[str, Tensor] = {"dec.weight": scene.decoder.weight, "dec.bias": scene.decoder.bias}
     for index, camera in enumerate(cameras):
         on_event(Progress(f"{scene.name}: targets", index, len(cameras)))
-        weights = view_weights(
-            scene.gaussians, camera.viewmats[0], camera.Ks[0], source.width, source.height
-        ).pool(*source.grid, "box")
+        weights = view_token_weights(
+            scene.gaussians, camera.viewmats[0], camera.Ks[0], source.width, source.height,
+            *source.grid,
+        )  # fmt: skip
         rendered = torch.cat([weights.apply(scene.features), weights.row_sums[..., None]], dim=-1)
-        maps[f"v{index}"] = rendered.half()
+        maps[f"v{index}"] = rendered.half().cpu()
     on_event(Progress(f"{scene.name}: targets", len(cameras), len(cameras)))
     write_sealed(path, maps, {"views": str(len(cameras))})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,10 +16,17 @@ from fit3d_cli.capture.frames import load_frame
 from fit3d_cli.decoders import Decoder, solve_decoder
 from fit3d_cli.geometry.cameras import Cameras
 from fit3d_cli.geometry.gaussians import Gaussians
-from fit3d_cli.lifting.solve import TokenBasis, conjugate_gradients, fit_basis, weighted_average
+from fit3d_cli.lifting.basis import TokenBasis, fit_basis
+from fit3d_cli.lifting.choose import Choice
+from fit3d_cli.lifting.onethread import one_thread
+from fit3d_cli.lifting.solving import Clock, decide, solve
+from fit3d_cli.lifting.stacked import Stacked, StoredBlocks
+from fit3d_cli.lifting.store import WeightStore
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import FeatureSettings
-from fit3d_cli.splat.rasterize import TokenWeights, view_weights
+from fit3d_cli.splat.weights import TokenWeights, view_token_weights
+
+_HALF = 60_000.0  # half precision ends at 65,504
 
 
 @dataclass(frozen=True)
@@ -28,11 +37,15 @@ class Lifted:
         features: ``[N, d]``.
         decoder: ``d -> C``.
         basis: PCA of the training tokens.
+        choice: How the features were solved; None if they were not solved in closed form.
+        seconds: Wall time of ``basis``, ``choose``, ``solve`` and ``decoder``.
     """
 
     features: Tensor
     decoder: Decoder
     basis: TokenBasis
+    choice: Choice | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def token_items(views: tuple[View, ...], size: tuple[int, int]) -> list[TokenItem]:
@@ -80,7 +93,12 @@ def token_weights(
     grid: tuple[int, int],
     on_event: OnEvent,
     stage: str,
-) -> list[TokenWeights]:
+    *,
+    views: Sequence[int] | None = None,
+    apart: Sequence[int] = (),
+    budget: int = 1 << 30,
+    folder: Path | None = None,
+) -> WeightStore:
     """``A_v`` of every camera: blending weights averaged over each token's patch.
 
     Args:
@@ -89,28 +107,39 @@ def token_weights(
         grid: ``(h, w)`` tokens.
         on_event: Told about each view.
         stage: Name of the stage in events.
+        views: Which of the cameras; None is all.
+        apart: Views that the solver will not pass over: they are kept out of the others' blocks.
+        budget: Bytes of weights kept in memory; the rest lies in a temporary file.
+        folder: Where that file lies; None is the system's place.
+
+    Raises:
+        StorageError: There is no room for the temporary file.
     """
-    weights = []
-    for index in range(len(cameras)):
-        on_event(Progress(stage, index, len(cameras)))
-        width, height = cameras.sizes[index].tolist()
-        view = view_weights(
-            gaussians, cameras.viewmats[index], cameras.Ks[index], int(width), int(height)
-        )
-        weights.append(view.pool(*grid, "box"))
-    on_event(Progress(stage, len(cameras), len(cameras)))
-    return weights
+    store = WeightStore(budget=budget, folder=folder)
+    wanted = range(len(cameras)) if views is None else views
+    away = set(apart)
+    order = sorted(wanted, key=lambda index: (index in away, index))
+    for done, index in enumerate(order):
+        on_event(Progress(stage, done, len(order)))
+        if done and (index in away) != (order[done - 1] in away):
+            store.cut()
+        width, height = map(int, cameras.sizes[index].tolist())
+        camera = (cameras.viewmats[index], cameras.Ks[index], width, height)
+        store.put(index, view_token_weights(gaussians, *camera, *grid))
+    store.cut()
+    on_event(Progress(stage, len(order), len(order)))
+    return store
 
 
 def solve_features(
-    weights: list[TokenWeights],
-    tokens: list[Tensor],
-    train: list[int],
+    weights: WeightStore,
+    tokens: Sequence[Tensor],
+    train: Sequence[int],
     settings: FeatureSettings,
     on_event: OnEvent,
     stage: str,
 ) -> Lifted:
-    """PCA basis, weighted average, a few CG steps, then the decoder by ridge regression.
+    """PCA basis, weighted average, conjugate gradients, then the decoder by ridge regression.
 
     Args:
         weights: ``A_v`` per view.
@@ -119,39 +148,80 @@ def solve_features(
         settings: Solver and dimension.
         on_event: Told about the steps.
         stage: Name of the stage in events.
+
+    Raises:
+        WeightsError: Tokens are not finite.
+        ValueError: No views to learn from.
     """
-    seen = [tokens[i].float() for i in train]
-    used = [weights[i] for i in train]
-    basis = fit_basis(seen, settings.dim)
-    codes = [basis.encode(y) for y in seen]
-    features = weighted_average(used, codes)
-    if settings.solver == "cg":
-        features = conjugate_gradients(
-            used,
-            codes,
-            features,
-            iterations=settings.cg_iterations,
-            damping=settings.cg_lambda,
-            on_step=lambda step, _: on_event(Progress(stage, step, settings.cg_iterations)),
-        )
-    # The archive keeps half precision: the decoder is fitted to what will be read back.
-    features = features.half().float()
-    decoder = solve_decoder(
-        (
-            (a.apply(features)[None], y[None], a.row_sums[None])
-            for a, y in zip(used, seen, strict=True)
-        ),
-        basis.basis,
-        basis.mean,
-        ridge=settings.ridge,
+    clock = Clock()
+    basis = fit_basis((tokens[i] for i in train), settings.dim)
+    blocks = StoredBlocks(weights, train)
+    a = Stacked(blocks)
+    # Views that share a block with others but are not to be learnt from weigh nothing.
+    learnt, grid = set(train), (tokens[train[0]].shape[0], tokens[train[0]].shape[1])
+    per_view = grid[0] * grid[1]
+    trust = torch.tensor([float(i in learnt) for i in blocks.views], device=a.device)
+    trust = trust.repeat_interleave(per_view)[:, None]
+    codes = torch.cat(
+        [
+            basis.encode(tokens[i].float()).reshape(per_view, -1).to(a.device)
+            if i in learnt
+            else torch.zeros(per_view, settings.dim, device=a.device)
+            for i in blocks.views
+        ]
     )
-    return Lifted(features, decoder, basis)
+    clock.lap("basis")
+    choice = decide(a, codes, trust, grid, settings, on_event, f"{stage}, validation")
+    clock.lap("choose")
+    features, trust = solve(a, codes, trust, choice, settings, on_event, stage)
+    # The archive keeps half precision: the decoder is fitted to what will be read back. Undamped,
+    # a Gaussian that was hardly seen may land beyond its range.
+    features = features.clamp_(-_HALF, _HALF).half().float()
+    del codes
+    clock.lap("solve")
+    with one_thread():
+        decoder = solve_decoder(
+            _rendered(blocks, tokens, learnt, features, trust),
+            basis.basis.cpu(), basis.mean.cpu(),
+            ridge=settings.ridge,
+        )  # fmt: skip
+    clock.lap("decoder")
+    return Lifted(features, decoder, basis, choice, clock.seconds)
+
+
+def _rendered(
+    blocks: StoredBlocks,
+    tokens: Sequence[Tensor],
+    learnt: set[int],
+    features: Tensor,
+    trust: Tensor,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rendered features, tokens and the weight of each token, of the views to learn from.
+
+    On the CPU, where the decoder's small double-precision system is solved.
+    """
+    ones = features.new_ones(len(features), 1)
+    views = iter(blocks.views)
+    begin = 0
+    for index in range(len(blocks)):
+        block = blocks[index]
+        rendered, coverage = block.apply(features), block.apply(ones)[..., 0]
+        coverage *= trust[begin : begin + block.h * block.w].view(block.h, block.w)
+        begin += block.h * block.w
+        row = 0
+        while row < block.h:
+            view = next(views)
+            here = slice(row, row + tokens[view].shape[0])
+            row = here.stop
+            if view in learnt:
+                target = tokens[view].float()[None].cpu()
+                yield rendered[here][None].cpu(), target, coverage[here][None].cpu()
 
 
 def heldout_features(
     lifted: Lifted,
-    weights: list[TokenWeights],
-    tokens: list[Tensor],
+    weights: Sequence[TokenWeights],
+    tokens: Sequence[Tensor],
     cameras: Cameras,
     heldout: list[int],
     train: list[int],
@@ -168,7 +238,8 @@ def heldout_features(
     totals: dict[str, float] = {}
     for index in heldout:
         target = tokens[index].float()
-        rendered = weights[index].apply(lifted.features)
+        a = weights[index]
+        rendered = a.apply(lifted.features).to(target.device)
         guesses = {
             "feature": lifted.decoder(rendered[None])[0],
             "ceiling": lifted.basis.decode(lifted.basis.encode(target)),
@@ -179,7 +250,7 @@ def heldout_features(
             error = (guess - target).abs().mean()
             totals[f"{name}_cosine"] = totals.get(f"{name}_cosine", 0.0) + float(cosine)
             totals[f"{name}_l1"] = totals.get(f"{name}_l1", 0.0) + float(error)
-        coverage = float(weights[index].row_sums.mean())
+        coverage = float(a.row_sums.mean())
         totals["coverage"] = totals.get("coverage", 0.0) + coverage
     return {name: total / len(heldout) for name, total in totals.items()}
 

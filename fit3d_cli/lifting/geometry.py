@@ -39,6 +39,7 @@ class GeometryFit:
         train: Indices of the training views.
         settings: How to fit.
         seed: Decides view order and split positions.
+        device: Where the Gaussians are while they are fitted; photos and results are on the CPU.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class GeometryFit:
         train: list[int],
         settings: GeometrySettings,
         seed: int,
+        device: torch.device | str = "cpu",
     ) -> None:
+        start, self.device = start.to(device), torch.device(device)
         self.frames, self.train, self.settings, self.seed = frames, train, settings, seed
         self.step = 0
         self.extent = frames.cameras[train].extent
@@ -108,13 +111,17 @@ class GeometryFit:
                 self._save(checkpoint)
         return self.gaussians()
 
+    def free(self) -> None:
+        """Let go of the photos and the optimiser; nothing else may be asked of the fit after it."""
+        del self.frames, self.params, self.optimizers, self.densifier
+
     def gaussians(self) -> Gaussians:
-        """The present Gaussians, without those that are transparent or not finite."""
+        """The present Gaussians, on the CPU, without those that are transparent or not finite."""
         gaussians = self._activated()
         keep = gaussians.opacities > _PRUNE_OPACITY
         for values in (gaussians.means, gaussians.scales, gaussians.quats):
             keep &= torch.isfinite(values).all(-1)
-        kept = gaussians.select(keep)
+        kept = gaussians.select(keep).to("cpu")
         return Gaussians(
             kept.means.detach(),
             torch.nn.functional.normalize(kept.quats.detach(), dim=-1),
@@ -138,7 +145,8 @@ class GeometryFit:
         index = self._view(self.step)
         camera = self.frames.cameras[index]
         width, height = self.frames.size(index)
-        photo, mask = self.frames.image(index), self.frames.masks[index]
+        photo = self.frames.image(index, self.device)
+        mask, depth = self.frames.masks[index].to(self.device), self.frames.depths[index]
         degrees = self.settings.sh_degree
         ramp = max(1, self.settings.iterations // 10)
         for key, optimizer in self.optimizers.items():
@@ -152,9 +160,8 @@ class GeometryFit:
             sh_degree=min(degrees, self.step // ramp),
         )
         loss = photometric_loss(rendering.rgb, photo, mask, self.settings.ssim_weight)
-        depth = self.frames.depths[index]
         if depth is not None and self.settings.depth_weight > 0:
-            usable = torch.where(mask, depth, torch.zeros_like(depth))
+            usable = depth.to(self.device) * mask
             loss = loss + self.settings.depth_weight * depth_loss(
                 rendering.weighted_depth, rendering.alphas, usable, self.depth_scale
             )
@@ -187,6 +194,7 @@ class GeometryFit:
                 tensors[f"m.{key}"] = state["exp_avg"]
                 tensors[f"v.{key}"] = state["exp_avg_sq"]
         tensors |= {f"d.{key}": value for key, value in self.densifier.state().items()}
+        tensors = {key: value.cpu() for key, value in tensors.items()}
         write_sealed(path, tensors, {"step": str(self.step)})
 
     def _load(self, path: Path) -> None:
@@ -194,6 +202,7 @@ class GeometryFit:
         try:
             tensors, metadata = read_sealed(path)
             step = int(metadata["step"])
+            tensors = {key: value.to(self.device) for key, value in tensors.items()}
             params = {key: torch.nn.Parameter(tensors[f"p.{key}"]) for key in self.params}
         except (ArchiveError, KeyError, ValueError):
             return
@@ -205,7 +214,7 @@ class GeometryFit:
             optimizer.param_groups[0]["params"] = [value]
             if f"m.{key}" in tensors:
                 optimizer.state[value] = {
-                    "step": torch.tensor(float(step)),
+                    "step": torch.tensor(float(step), device=self.device),
                     "exp_avg": tensors[f"m.{key}"],
                     "exp_avg_sq": tensors[f"v.{key}"],
                 }
@@ -214,14 +223,18 @@ class GeometryFit:
         )
 
 
-def heldout_psnr(gaussians: Gaussians, frames: Frames, views: list[int]) -> dict[str, float]:
+def heldout_psnr(
+    gaussians: Gaussians, frames: Frames, views: list[int], device: torch.device | str = "cpu"
+) -> dict[str, float]:
     """PSNR (dB) and SSIM over the given views, each view counting once.
 
     Args:
         gaussians: What to render.
         frames: Photos to compare with.
         views: Indices, usually the held-out ones.
+        device: Where to render.
     """
+    gaussians = gaussians.to(device)
     ratios, similarities = [], []
     for index in views:
         camera = frames.cameras[index]
@@ -229,7 +242,7 @@ def heldout_psnr(gaussians: Gaussians, frames: Frames, views: list[int]) -> dict
             rendering = render_gaussians(
                 gaussians, camera.viewmats[0], camera.Ks[0], *frames.size(index)
             )
-        photo, mask = frames.image(index), frames.masks[index]
+        photo, mask = frames.image(index, device), frames.masks[index].to(device)
         ratios.append(psnr(rendering.rgb, photo, mask))
         similarities.append(float(mean_ssim(rendering.rgb.clamp(0, 1), photo, mask)))
     count = max(1, len(views))

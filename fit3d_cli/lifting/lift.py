@@ -27,6 +27,7 @@ from fit3d_cli.lifting.making import Job, make_scene, prepare
 from fit3d_cli.lifting.start import check_ply
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import LiftSettings
+from fit3d_cli.splat.backends import splat_device
 from fit3d_cli.workspace import Workspace
 
 
@@ -74,7 +75,7 @@ def lift_captures(
         paths: Captures, or folders of captures.
         settings: How to lift.
         workspace: Where archives and caches go.
-        device: ``auto``, ``cpu`` or ``cuda`` for the backbone.
+        device: ``auto``, ``cpu`` or ``cuda``.
         seed: Decides every random draw.
         on_event: Told about progress.
 
@@ -88,7 +89,7 @@ def lift_captures(
     check_ply(settings.geometry)
     for folder in (place.root / "scenes", place.cache_dir):
         storage.require_writable(folder)
-    target = resolve_device(device)
+    target, splats = resolve_device(device), splat_device(device)
     backbone = load_backbone(
         settings.backbone.name, weights=settings.backbone.weights, device=target
     )
@@ -98,7 +99,9 @@ def lift_captures(
     for root, name in zip(roots, names, strict=True):
         began = time.monotonic()
         try:
-            result = _lift_one(root, name, settings, place, backbone, target, seed, on_event)
+            result = _lift_one(
+                root, name, settings, place, backbone, target, splats, seed, on_event
+            )
         except Fit3dError as error:
             if len(roots) == 1:
                 raise
@@ -136,6 +139,7 @@ def _lift_one(
     place: Workspace,
     backbone: Backbone,
     device: torch.device,
+    splats: torch.device,
     seed: int,
     on_event: OnEvent,
 ) -> LiftResult:
@@ -144,7 +148,8 @@ def _lift_one(
     capture = spread(read_capture(root, settings.reader, name), settings.max_views)
     check_storable(capture)
     check_shapes(capture)
-    job = Job(capture, capture_digest(capture), settings, place, backbone, device, seed, on_event)
+    digest = capture_digest(capture)
+    job = Job(capture, digest, settings, place, backbone, device, splats, seed, on_event)
     plan = job.plan()
     path = place.scene_path(name)
     finished = _finished(path, plan)

@@ -28,12 +28,14 @@ from fit3d_cli.settings import LiftSettings
 from fit3d_cli.workspace import Workspace
 
 # Raised whenever the same settings would give other bytes; part of every content digest.
-ALGORITHM = 1
+ALGORITHM = 2
+GEOMETRY_ALGORITHM = 1
 
 # Paths of this machine: digests of the files stand in their place. The rest changes no result.
 _OFF_THE_RECORD = {
     "backbone": {"name", "weights", "batch"},
     "geometry": {"ply", "checkpoint_every"},
+    "features": {"memory"},
 }
 
 
@@ -48,6 +50,7 @@ class Job:
         place: Workspace with the caches.
         backbone: On ``device``.
         device: Where the backbone runs.
+        splats: Where Gaussians are splatted and features solved.
         seed: Decides every random draw.
         on_event: Told about progress.
     """
@@ -58,12 +61,14 @@ class Job:
     place: Workspace
     backbone: Backbone
     device: torch.device
+    splats: torch.device
     seed: int
     on_event: OnEvent
 
     def plan(self) -> str:
         """Digest of everything that decides the scene."""
         return _digest(
+            ALGORITHM,
             self.digest,
             self.settings.model_dump(mode="json", exclude=_OFF_THE_RECORD),
             self.backbone.name,
@@ -76,6 +81,7 @@ class Job:
         """Digest of everything that decides the geometry: no backbone, no feature setting."""
         settings = self.settings.geometry
         return _digest(
+            GEOMETRY_ALGORITHM,
             "geometry",
             self.digest,
             train,
@@ -104,7 +110,7 @@ def prepare(job: Job) -> GeometryFit:
         capture, frames, train, geometry, job.seed, job.place.cache_dir / "points", job.digest,
         job.on_event,
     )  # fmt: skip
-    return GeometryFit(start, frames, train, geometry, job.seed)
+    return GeometryFit(start, frames, train, geometry, job.seed, job.splats)
 
 
 def make_scene(job: Job, fit: GeometryFit) -> Scene:
@@ -120,6 +126,7 @@ def make_scene(job: Job, fit: GeometryFit) -> Scene:
     held = heldout_mask(names, settings.heldout, job.seed)
     train, heldout = fit.train, held.nonzero()[:, 0].tolist()
     gaussians, metrics = _fit(job, fit, heldout)
+    fit.free()
 
     cameras = view_cameras(capture)
     first = capture.views[0]
@@ -131,22 +138,30 @@ def make_scene(job: Job, fit: GeometryFit) -> Scene:
     )  # fmt: skip
     seen = stack_cameras([cameras[i].resized(*size) for i in range(len(cameras))])
     grid = (size[1] // backbone.patch_size, size[0] // backbone.patch_size)
-    weights = token_weights(gaussians, seen, grid, job.on_event, f"{name}: blending weights")
+    placed, tokens = gaussians.to(job.splats), [t.to(job.splats) for t in tokens]
+    by_adam = settings.features.solver == "paper"
+    weights = token_weights(
+        placed, seen, grid, job.on_event, f"{name}: blending weights",
+        views=heldout if by_adam else None, apart=heldout,
+        budget=settings.features.memory << 20, folder=job.place.cache_dir,
+    )  # fmt: skip
     stage = f"{name}: features"
-    if settings.features.solver == "paper":
+    if by_adam:
         lifted = lift_by_adam(
-            gaussians, seen, tokens, train, settings.features, job.seed, job.on_event, stage
+            placed, seen, tokens, train, settings.features, job.seed, job.on_event, stage
         )
     else:
         lifted = solve_features(weights, tokens, train, settings.features, job.on_event, stage)
     metrics["explained_variance"] = lifted.basis.explained
+    if lifted.choice is not None:
+        metrics |= lifted.choice.figures()
     if heldout:
         metrics |= heldout_features(lifted, weights, tokens, seen, heldout, train)
     return Scene(
         name=name,
         gaussians=gaussians,
-        features=lifted.features,
-        decoder=lifted.decoder,
+        features=lifted.features.cpu(),
+        decoder=lifted.decoder.to("cpu"),
         source=FeatureSource(
             backbone.name, backbone.weights_sha256, backbone.dim, backbone.patch_size, *size
         ),
@@ -184,9 +199,9 @@ def _fit(job: Job, fit: GeometryFit, heldout: list[int]) -> tuple[Gaussians, dic
     if not heldout:
         return gaussians, {}
     job.on_event(Progress(f"{name}: held-out views", 0, 1))
-    return gaussians, heldout_psnr(gaussians, fit.frames, heldout)
+    return gaussians, heldout_psnr(gaussians, fit.frames, heldout, job.splats)
 
 
 def _digest(*parts: object) -> str:
-    text = json.dumps([ALGORITHM, *parts], sort_keys=True)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

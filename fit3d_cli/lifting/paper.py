@@ -15,11 +15,13 @@ from fit3d_cli.decoders import Decoder
 from fit3d_cli.device import seeded
 from fit3d_cli.geometry.cameras import Cameras
 from fit3d_cli.geometry.gaussians import Gaussians
+from fit3d_cli.lifting.basis import fit_basis
 from fit3d_cli.lifting.features import Lifted
-from fit3d_cli.lifting.solve import fit_basis
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import FeatureSettings
-from fit3d_cli.splat.rasterize import view_weights
+from fit3d_cli.splat.weights import ViewWeights, view_weights
+
+_BYTES_PER_LANE = 5  # of W: a weight, and an eighth of an entry's position, rounded up
 
 
 def lift_by_adam(
@@ -35,11 +37,11 @@ def lift_by_adam(
     """Optimise features and decoder jointly.
 
     Args:
-        gaussians: Frozen geometry, N Gaussians.
+        gaussians: Frozen geometry, N Gaussians, on the device of the tokens.
         cameras: At the size that the backbone saw.
         tokens: ``[h, w, C]`` per view.
         train: Indices of the views to learn from.
-        settings: ``paper_iterations``, ``paper_lr`` and ``dim``.
+        settings: ``paper_iterations``, ``paper_lr``, ``dim`` and ``memory``.
         seed: Decides the view order and the decoder's start.
         on_event: Told about the steps.
         stage: Name of the stage in events.
@@ -47,17 +49,29 @@ def lift_by_adam(
     channels = int(tokens[0].shape[-1])
     with seeded(seed) as generator:
         decoder = torch.nn.Conv2d(settings.dim, channels, 3, padding=1, bias=False)
-    features = torch.nn.Parameter(torch.zeros(len(gaussians), settings.dim))
+    decoder = decoder.to(gaussians.means.device)
+    features = torch.nn.Parameter(gaussians.means.new_zeros(len(gaussians), settings.dim))
     optimizer = torch.optim.Adam(
         [features, *decoder.parameters()], lr=settings.paper_lr, eps=1e-15, fused=True
     )
     order: list[int] = []
+    kept: dict[int, ViewWeights] = {}
+    room = settings.memory << 20
     for step in range(settings.paper_iterations):
         if not order:
             order = [train[i] for i in torch.randperm(len(train), generator=generator).tolist()]
         index = order.pop()
         width, height = map(int, cameras.sizes[index].tolist())
-        weights = view_weights(gaussians, cameras.viewmats[index], cameras.Ks[index], width, height)
+        weights = kept.get(index)
+        if weights is None:
+            weights = view_weights(
+                gaussians, cameras.viewmats[index], cameras.Ks[index], width, height
+            )
+            # Geometry is frozen: what fits is computed once. The oldest are kept, as every view
+            # comes once per round.
+            if room >= (size := _BYTES_PER_LANE * weights.nnz):
+                kept[index] = weights
+                room -= size
         target = torch.nn.functional.interpolate(
             tokens[index].float().permute(2, 0, 1)[None], (height, width), mode="bilinear"
         )
@@ -70,9 +84,11 @@ def lift_by_adam(
         if step % 10 == 0:
             note = f"L1 {float(loss.detach()):.4f}"
             on_event(Progress(stage, step, settings.paper_iterations, note))
-    basis = fit_basis([tokens[i].float() for i in train], settings.dim)
+    basis = fit_basis((tokens[i] for i in train), settings.dim)
     # Averaging over a patch commutes with the convolution but for the patch's one-pixel rim, so on
     # the token grid the three-pixel-wide filter is the sum of its taps.
-    weight = torch.zeros(channels, settings.dim, 3, 3)
+    weight = features.new_zeros(channels, settings.dim, 3, 3)
     weight[:, :, 1, 1] = decoder.weight.detach().sum((2, 3))
-    return Lifted(features.detach().half().float(), Decoder(weight, torch.zeros(channels)), basis)
+    return Lifted(
+        features.detach().half().float(), Decoder(weight, features.new_zeros(channels)), basis
+    )

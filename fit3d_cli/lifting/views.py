@@ -33,9 +33,9 @@ class Frames:
     def __len__(self) -> int:
         return len(self.images)
 
-    def image(self, index: int) -> Tensor:
-        """``[H, W, 3]`` float32 in 0..1."""
-        return self.images[index].float() / 255
+    def image(self, index: int, device: torch.device | str = "cpu") -> Tensor:
+        """``[H, W, 3]`` float32 in 0..1, on a device."""
+        return self.images[index].to(device).float() / 255
 
     def size(self, index: int) -> tuple[int, int]:
         """``(width, height)`` of one view."""
