@@ -1,7 +1,7 @@
 # `make demo` and `make test` work as the first command on a bare clone: they need python3, a C++17
 # compiler and make; cmake and ninja come from PyPI.
 .DELETE_ON_ERROR:
-.PHONY: setup demo test lint format wheel clean distclean
+.PHONY: setup demo test lint format wheel clean distclean emulated cuda gpu-check sanitize neon bench
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Twice quiet: errors only.
 PIP := $(BIN)/python -m pip install -qq
-KERNELS := $(shell find kernels -type f)
+KERNELS := $(shell find kernels -type f -not -path 'kernels/tests/*')
 
 setup: $(VENV)/.ready
 
@@ -27,8 +27,61 @@ $(VENV)/.ready: pyproject.toml constraints.txt $(KERNELS)
 demo: setup
 	$(BIN)/fit3d demo
 
-test: lint
+test: lint emulated
 	$(BIN)/python -m pytest -n 2 -q
+
+# The CUDA sources in a build folder of their own; $(2) says how.
+define build_cuda
+	$(BIN)/cmake -S kernels -B build/$(1) -G Ninja $(2) --log-level=WARNING \
+	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+	  -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir)
+	$(BIN)/cmake --build build/$(1) --target _cuda -- --quiet
+	@touch build/$(1)/.ready
+endef
+
+# Compiled for the CPU by the C++ compiler: the tests run every CUDA kernel without a GPU.
+emulated: build/emulated/.ready
+build/emulated/.ready: $(VENV)/.ready $(KERNELS)
+	$(call build_cuda,emulated,-DFIT3D_EMULATE_CUDA=ON)
+
+# Compiled by nvcc, with or without a GPU: takes a minute or two.
+cuda: build/cuda/.ready
+build/cuda/.ready: $(VENV)/.ready $(KERNELS)
+	$(call build_cuda,cuda,-DFIT3D_CUDA=ON)
+
+# On a bare machine with CUDA and torch, in minutes: build, tests, benchmarks, the table last.
+# Without internet: make gpu-check WHEELS=folder (tests/gpu/check.sh says which wheels).
+gpu-check:
+	PYTHON=$(PYTHON) tests/gpu/check.sh $(WHEELS)
+
+# All CPU benchmarks, the table last, JSON in bench-out/. SCENE is a lifted .f3d, by default the
+# built-in room; with WORKSPACE (its tokens) Adam runs too. More: make bench BENCH="--rounds 5".
+bench: setup
+	$(BIN)/python -m benchmarks $(if $(SCENE),--scene $(SCENE)) \
+	  $(if $(WORKSPACE),--workspace $(WORKSPACE)) $(BENCH)
+
+# The CPU kernels over degenerate scenes under the sanitizers; kernels/tests/fuzz.cpp says what is
+# checked. Minutes; the thread sanitizer sees fewer scenes, as races do not depend on them.
+SCENES ?= 10000
+SEED ?= 0
+FUZZ = $(MAKE) -s -C kernels/tests BUILD=$(CURDIR)/build/sanitize
+sanitize:
+	@$(FUZZ) FLAVOUR=asan
+	@$(FUZZ) FLAVOUR=tsan
+	@build/sanitize/asan/fuzz check $(SCENES) $(SEED)
+	@build/sanitize/tsan/fuzz check $$(($(SCENES) / 50 + 1)) $(SEED)
+
+# AVX2, baseline and NEON (emulated) on the same scenes: the first and the last give the same bits.
+neon:
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
+	  { echo "make neon: needs a cross compiler and an emulator: apt-get install g++-aarch64-linux-gnu qemu-user" >&2; exit 3; }
+	@$(FUZZ) FLAVOUR=plain
+	@$(FUZZ) FLAVOUR=neon
+	@cd build/sanitize && qemu-aarch64 neon/fuzz check 100 $(SEED) && \
+	  plain/fuzz dump plain/fast.bin 300 $(SEED) fast && plain/fuzz dump plain/baseline.bin 300 $(SEED) baseline && \
+	  qemu-aarch64 neon/fuzz dump neon/fast.bin 300 $(SEED) fast && \
+	  plain/fuzz compare plain/fast.bin plain/baseline.bin && plain/fuzz same plain/fast.bin neon/fast.bin && \
+	  rm plain/*.bin neon/*.bin
 
 lint: setup
 	$(BIN)/ruff check .
@@ -43,7 +96,7 @@ wheel: setup
 	$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache fit3d-demo
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache fit3d-demo bench-out
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fit3d_cli"
 # From the bottom up; a part imports from lower layers and from itself.
 LAYERS: tuple[set[str], ...] = (
     {"errors", "shapes", "progress"},
-    {"registry", "device", "storage", "_kernels"},
+    {"registry", "device", "storage", "_kernels", "_cuda"},
     {"geometry", "images", "video", "report", "settings", "workspace", "tensorfile"},
     {"capture", "splat", "backbones", "datasets", "rooms", "decoders", "viz", "export"},
     {"scene"},

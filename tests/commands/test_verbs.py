@@ -106,12 +106,17 @@ def test_render(
 ) -> None:
     stage = Stage([Path("w/renders/room/a.rgb.png")])
     install(monkeypatch, "fit3d_cli.rendering", render_scene=stage)
-    install(monkeypatch, "fit3d_cli.archive", read_archive=lambda path: f"scene {path.stem}")
+
+    def read(path: Path) -> types.SimpleNamespace:
+        return types.SimpleNamespace(to=lambda device: f"scene {path.stem} on {device}")
+
+    install(monkeypatch, "fit3d_cli.archive", read_archive=read)
     scene = tmp_path / "room.f3d"
     scene.touch()
     argv = ["render", str(scene), "--what", "rgb,pca", "--views", "all", "--width", "99"]
+    argv += ["--device", "cpu"]
     assert app.run([*argv, "--workspace", "w", "--set", "render.fps=9", "--json"]) == 0
-    assert stage.args == ("scene room",)
+    assert stage.args == ("scene room on cpu",)
     assert stage.options == {
         "what": ("rgb", "pca"), "views": "all", "width": 99, "fps": 9,
         "frames": 60, "video": "mp4", "out": Path("w/renders/room"),

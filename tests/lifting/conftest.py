@@ -18,6 +18,7 @@ from fit3d_cli.capture.base import Capture
 from fit3d_cli.capture.read import read_capture
 from fit3d_cli.device import seeded
 from fit3d_cli.lifting.lift import LiftResult, lift_captures
+from fit3d_cli.lifting.stacked import Stacked
 from fit3d_cli.lifting.views import Frames, load_frames
 from fit3d_cli.progress import ignore
 from fit3d_cli.rooms import write_room
@@ -116,34 +117,42 @@ class Problem:
     """Random sparse weights, the same as a dense matrix, and codes."""
 
     weights: list[TokenWeights]
-    dense: Tensor  # [rows, N] float64, views stacked
-    codes: list[Tensor]
-    stacked: Tensor  # [rows, d] float64
+    a: Stacked
+    dense: Tensor  # [T, N] float64
+    codes: Tensor  # [T, d]
+    stacked: Tensor  # [T, d] float64
     unseen: list[int]
 
 
-def make_problem(
-    views: int = 3, h: int = 4, w: int = 5, count: int = 12, dim: int = 3, seed: int = 0
-) -> Problem:
+def _make_problem(
+    views: int = 3, h: int = 4, w: int = 5, count: int = 12, dim: int = 3, seed: int = 0,
+    density: float = 0.4,
+) -> Problem:  # fmt: skip
     """Rows of non-negative weights that sum to less than one; two Gaussians are never seen."""
     generator = torch.Generator().manual_seed(seed)
     unseen = [3, count - 1]
-    weights, blocks, codes = [], [], []
+    weights, blocks = [], []
     for _ in range(views):
         dense = torch.rand(h * w, count, generator=generator)
-        dense *= torch.rand(h * w, count, generator=generator) < 0.4
+        dense *= torch.rand(h * w, count, generator=generator) < density
         dense[:, unseen] = 0
         dense /= 1.1 * dense.sum(1, keepdim=True).clamp_min(0.1)
         rows, cols = dense.nonzero(as_tuple=True)
         offsets = torch.zeros(h * w + 1, dtype=torch.int64)
         offsets[1:] = torch.cumsum(torch.bincount(rows, minlength=h * w), 0)
         weights.append(TokenWeights(h, w, count, offsets, cols.int(), dense[rows, cols]))
-        blocks.append(dense.double())
-        codes.append(torch.randn(h, w, dim, generator=generator))
-    stacked = torch.cat([y.reshape(-1, dim) for y in codes]).double()
-    return Problem(weights, torch.cat(blocks), codes, stacked, unseen)
+        blocks.append(dense)
+    codes = torch.randn(views * h * w, dim, generator=generator)
+    big = views * h * w * count > 1 << 24  # no use for a dense copy then
+    dense = torch.empty(0) if big else torch.cat(blocks).double()
+    return Problem(weights, Stacked(weights), dense, codes, codes.double(), unseen)
+
+
+@pytest.fixture(scope="session")
+def make_problem() -> Callable[..., Problem]:
+    return _make_problem
 
 
 @pytest.fixture
 def problem() -> Problem:
-    return make_problem()
+    return _make_problem()

@@ -243,7 +243,10 @@ def test_without_held_out_views_nothing_is_measured_on_them(
     made = lift(room, settings, workspace)
     assert made.path is not None
     assert made.psnr_heldout != made.psnr_heldout  # NaN
-    assert set(made.metrics) == {"explained_variance"}
+    # Too few views to put any aside: the steps are the settings' own.
+    settled = {"cg_iterations": 8.0, "cg_lambda": 0.03}
+    explained = made.metrics["explained_variance"]
+    assert dict(made.metrics) == {"explained_variance": explained, **settled}
     scene = read_archive(made.path)
     assert len(scene.names) == 5 and scene.views(heldout=True) == []
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from torch import Tensor
 
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.geometry.rotations import quats_to_matrices
+from fit3d_cli.splat import backends
+from fit3d_cli.splat.cuda import loader
 
 
 @dataclass(frozen=True)
@@ -69,3 +74,32 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _kernels.use_baseline(request.param == "baseline")
     yield request.param
     _kernels.use_baseline(False)
+
+
+@pytest.fixture(scope="session")
+def emulated(repository: Path) -> ModuleType:
+    """The CUDA module compiled for the CPU (``make emulated``)."""
+    found = list((repository / "build" / "emulated").glob("_cuda*.so"))
+    assert found, "the CUDA kernels are not built for the CPU: run make emulated"
+    spec = importlib.util.spec_from_file_location("fit3d_cli._cuda", found[0])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Where there is no GPU its variants do not exist: dozens of skipped tests would say nothing.
+_WHERE = ["emulated"]
+if torch.cuda.is_available():
+    _WHERE.append(pytest.param("cuda", marks=pytest.mark.gpu))
+
+
+@pytest.fixture(params=_WHERE)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where the CUDA engine's tensors lie: on the CPU in the emulator, or on a GPU."""
+    if request.param == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    module = request.getfixturevalue("emulated")
+    monkeypatch.setattr(loader, "load", lambda: module)
+    monkeypatch.setattr(backends, "automatic", lambda _: "cuda")
+    return torch.device("cpu")

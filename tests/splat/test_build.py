@@ -16,7 +16,7 @@ from fit3d_cli import _kernels
 
 def test_capabilities() -> None:
     assert _kernels.has_cuda is False
-    assert _kernels.isa() in ("avx2", "baseline")
+    assert _kernels.isa() in ("avx2", "neon", "baseline")
     _kernels.use_baseline(True)
     assert _kernels.isa() == "baseline"
     _kernels.use_baseline(False)

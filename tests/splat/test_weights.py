@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from fit3d_cli.errors import EnvironmentFault
 from fit3d_cli.splat import reference
-from fit3d_cli.splat.matrix import _Spare
+from fit3d_cli.splat.kernel import project_forward
+from fit3d_cli.splat.matrix import apply_t, build_weights
+from fit3d_cli.splat.memory import Spare, empty
 from fit3d_cli.splat.rasterize import rasterize, view_weights
 from fit3d_cli.splat.view import View
+from fit3d_cli.splat.weights import view_token_weights
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _projected(scene: Any) -> tuple[torch.Tensor, ...]:
+    g = scene.gaussians
+    return project_forward(g.means, g.quats, g.scales, g.opacities, View(*scene.camera), 1)
 
 
 def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -37,6 +47,18 @@ def test_apply_t_is_the_adjoint(scene_factory: Callable, isa: str, dim: int) -> 
     right = (f * tokens.apply_t(g).double()).sum()
     scale = (tokens.apply(f.abs()).double() * g.abs()).sum()
     assert abs(left - right) <= 1e-6 * scale
+
+
+@pytest.mark.parametrize("dim", [3, 40])
+def test_apply_t_in_any_order(scene_factory: Callable, isa: str, dim: int) -> None:
+    scene = scene_factory(count=200)
+    weights = build_weights(*_projected(scene), scene.gaussians.opacities, 37, 29, 2)
+    maps = _random(29, 37, dim)
+    expected = apply_t(weights, maps, 2)
+    found = apply_t(weights, maps, 3, deterministic=False)
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()) + 1e-6
+    )
 
 
 def test_apply_equals_rasterize(scene_factory: Callable) -> None:
@@ -105,6 +127,40 @@ def test_pool_equals_pooled_maps(scene_factory: Callable, mode: str, grid: tuple
     assert tokens.nnz == len(tokens.cols) == len(tokens.vals) and (tokens.vals > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("mode", "grid"),
+    [("box", (4, 6)), ("box", (8, 12)), ("tent", (5, 7)), ("box", (1, 1)), ("tent", (56, 84))],
+)
+def test_pooled_without_the_matrix(
+    scene_factory: Callable, isa: str, mode: str, grid: tuple[int, int]
+) -> None:
+    """The last grid has too many tokens per tile, so that W is built after all."""
+    scene = scene_factory(count=150, width=84, height=56)
+    expected = view_weights(scene.gaussians, *scene.camera).pool(*grid, mode)
+    for threads in (1, 3):
+        direct = view_token_weights(scene.gaussians, *scene.camera, *grid, mode, threads=threads)
+        assert torch.equal(direct.row_offsets, expected.row_offsets)
+        assert torch.equal(direct.cols, expected.cols)
+        # Sums over a footprint in another order.
+        torch.testing.assert_close(direct.vals, expected.vals, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="multiple"):
+        view_token_weights(scene.gaussians, *scene.camera, 5, 5, "box")
+
+
+def test_output_memory_comes_back_once_nothing_holds_it() -> None:
+    spare = Spare()
+    first = spare.lend("maps", 1024, 1025)
+    first.fill_(1)
+    row, address = first[7], first.data_ptr()
+    del first
+    second = spare.lend("maps", 1024, 1025)
+    assert second.data_ptr() != address  # a view was still alive
+    second.fill_(2)
+    assert (row == 1).all()
+    del row
+    assert spare.lend("maps", 1024, 1025).data_ptr() == address
+
+
 def test_tent_is_the_normalised_adjoint_of_upsampling() -> None:
     upsample = F.interpolate(torch.eye(6)[None], size=84, mode="linear")[0]  # [token, pixel]
     expected = upsample / upsample.sum(1, keepdim=True)
@@ -164,13 +220,22 @@ def test_an_empty_view(scene_factory: Callable) -> None:
 
 
 def test_storage_is_kept_for_the_next_matrix() -> None:
-    spare = _Spare()
-    for entries in (0, 3, 100):  # none kept yet, none large enough
-        slots, weights = spare.take(entries)
-        assert len(slots) == len(weights) >= entries and weights.shape[1] == 8
-        spare.give((slots, weights))
-    assert spare.take(90)[1] is weights
-    assert spare.take(90)[1] is not weights  # it was taken
+    spare = Spare()
+    for rows in (0, 3, 100):  # none kept yet, none large enough
+        kept = spare.take("weights", rows, 8)
+        assert len(kept) >= rows and kept.shape[1] == 8
+        spare.give({"weights": kept})
+    assert spare.take("weights", 90, 8) is kept
+    assert spare.take("weights", 90, 8) is not kept  # it was taken
+    spare.give({"weights": kept})
+    assert spare.take("weights", 90, 4) is not kept
+    spare.give({"weights": kept})
+    assert spare.take("weights", 3, 8) is not kept  # far too large
+
+
+def test_memory_that_is_not_there() -> None:
+    with pytest.raises(EnvironmentFault, match="GiB"):
+        empty(1 << 40, 8)
 
 
 def test_grids_and_shapes_are_checked(scene_factory: Callable) -> None:
