@@ -1,100 +1,115 @@
 """How much faster the closed-form lift is than FiT3D's Adam schedule, on the same frozen geometry.
 
-    python benchmarks/lift_vs_adam.py WORKSPACE SCENE [--steps 500] [--threads 2]
+    python -m benchmarks.lift_vs_adam --workspace DIR --scene FILE.f3d [--steps 500]
 
 Both sides start from the archive's Gaussians and the cached tokens, and are scored on the same
 held-out views by the same function. Adam's 30,000 steps are extrapolated from ``--steps`` timed
 ones; its error is what it has reached after them. As FiT3D's learning rate hardly moves in so few
-steps, a second Adam runs with a hundred times the rate, which favours it. Prints a table and one
-JSON object.
+steps, a second Adam runs with a hundred times the rate, which favours it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from fit3d_cli.archive import read_archive
-from fit3d_cli.backbones.cache import TokenCache
-from fit3d_cli.backbones.load import load_backbone
-from fit3d_cli.capture.read import read_capture
-from fit3d_cli.geometry.cameras import stack_cameras
-from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
+from benchmarks import machine, options, results, tokens
+from benchmarks.options import Setup
+from benchmarks.results import Line, Record
+from benchmarks.timing import Timing
+from fit3d_cli.lifting.features import Lifted, heldout_features, solve_features, token_weights
 from fit3d_cli.lifting.paper import lift_by_adam
 from fit3d_cli.progress import ignore
 from fit3d_cli.settings import FeatureSettings
-from fit3d_cli.workspace import Workspace
 
-PAPER_STEPS = 30_000
+PAPER_STEPS, LEAST_STEPS = 30_000, 500
+RATES = {"Adam, paper's rate": 6.25e-5, "Adam, 100 x the rate": 6.25e-3}
+
+
+def run(setup: Setup, steps: int) -> dict[str, Any]:
+    """Both sides, once; progress goes to stderr.
+
+    Args:
+        setup: With a scene and a workspace.
+        steps: Adam steps to time.
+    """
+    if not (setup.workspace and setup.scene):
+        raise SystemExit("lift_vs_adam needs --workspace and --scene: real tokens to score on")
+    before = machine.describe(setup.threads)
+    given = tokens.from_workspace(Path(setup.workspace), Path(setup.scene))
+    dim, cameras = setup.dim, given.cameras
+    weights = token_weights(
+        given.gaussians, cameras, given.grid, ignore, "", apart=given.heldout
+    )  # of all views, to score on; the timed lift makes its own
+    record = Record("adam", "lift against Adam", 1, extra={"steps": steps, "paper": PAPER_STEPS})
+
+    def side(name: str, lift: Callable[[], Lifted], factor: float) -> tuple[float, dict[str, Any]]:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        wall, cpu = time.perf_counter(), time.process_time()
+        lifted = lift()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        record.sides[name] = Timing([wall], [cpu]).record()
+        figures = heldout_features(
+            lifted, weights, given.tokens, cameras, given.heldout, given.train
+        )
+        record.extra[name] = {"whole_s": wall * factor, **figures}
+        return wall * factor, figures
+
+    def closed() -> Lifted:
+        own = token_weights(given.gaussians, cameras, given.grid, ignore, "", views=given.train)
+        return solve_features(own, given.tokens, given.train, FeatureSettings(dim=dim), ignore, "")
+
+    whole, ours = side("closed form", closed, 1.0)
+    for name, rate in RATES.items():
+        settings = FeatureSettings(dim=dim, paper_iterations=steps, paper_lr=rate)
+
+        def adam(settings: FeatureSettings = settings) -> Lifted:
+            return lift_by_adam(
+                given.gaussians, cameras, given.tokens, given.train, settings, setup.seed,
+                ignore, "",
+            )  # fmt: skip
+
+        theirs_whole, theirs = side(name, adam, PAPER_STEPS / steps)
+        # A few steps give no step time, and only the whole schedule has an error to compare with.
+        enough, whole_run = steps >= LEAST_STEPS, steps >= PAPER_STEPS
+        scores = f"cosine {ours['feature_cosine']:.4f} / {theirs['feature_cosine']:.4f}"
+        record.lines += [
+            Line(
+                "adam",
+                f"lift of {len(given.train)} views",
+                "closed form",
+                name,
+                theirs_whole / whole,
+                goal=100.0 if enough else None,
+                notes=f"{steps} steps timed, extrapolated to {PAPER_STEPS}",
+            ),
+            Line(
+                "adam",
+                f"held-out L1, ours / Adam's after {steps} steps",
+                "",
+                name,
+                ours["feature_l1"] / theirs["feature_l1"],
+                goal=1.0 if whole_run else None,
+                better="lower",
+                notes=scores + ("" if whole_run else f"; no verdict before {PAPER_STEPS} steps"),
+            ),
+        ]
+    about = {
+        "kind": "lift against Adam", "name": given.name, "gaussians": len(given.gaussians),
+        "train_views": len(given.train), "heldout_views": len(given.heldout),
+    }  # fmt: skip
+    return results.report("adam", before, setup.to_json(), about, [record])
 
 
 def main() -> None:
-    """Run both sides and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("workspace", type=Path)
-    parser.add_argument("scene")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    place = Workspace(options.workspace)
-    scene = read_archive(place.scene_path(options.scene))
-    capture = read_capture(place.capture_dir(scene.name), name=scene.name)
-    by_name = {view.name: view for view in capture.views}
-    capture = replace(capture, views=tuple(by_name[name] for name in scene.names))
-    source = scene.source
-    backbone = load_backbone(source.backbone, weights=place.weights_of(source.weights_sha256))
-    size = (source.width, source.height)
-    tokens = view_tokens(
-        capture, backbone, size, cache=TokenCache(place.cache_dir / "tokens"), batch=4,
-        device="cpu", on_event=ignore, stage="",
-    )  # fmt: skip
-    cameras = stack_cameras([scene.cameras[i].resized(*size) for i in range(len(scene.names))])
-    train, heldout = scene.views(heldout=False), scene.views(heldout=True)
-    dim = scene.decoder.in_dim
-    rows = []
-
-    began = time.perf_counter()
-    weights = token_weights(scene.gaussians, cameras, source.grid, ignore, "")
-    solved = solve_features(weights, tokens, train, FeatureSettings(dim=dim), ignore, "")
-    seconds = time.perf_counter() - began
-    rows.append(_row("closed form", seconds, seconds, solved, weights, tokens, cameras, scene))
-    for label, rate in (("Adam, paper's rate", 6.25e-5), ("Adam, 100 x the rate", 6.25e-3)):
-        settings = FeatureSettings(dim=dim, paper_iterations=options.steps, paper_lr=rate)
-        began = time.perf_counter()
-        lifted = lift_by_adam(scene.gaussians, cameras, tokens, train, settings, 0, ignore, "")
-        seconds = time.perf_counter() - began
-        whole = seconds * PAPER_STEPS / options.steps
-        print(f"{label}: {seconds / options.steps:.2f} s a step", file=sys.stderr)
-        rows.append(_row(label, seconds, whole, lifted, weights, tokens, cameras, scene))
-
-    print(
-        f"{scene.name}: {len(scene.gaussians)} Gaussians, {len(train)} training views, "
-        f"{size[0]}x{size[1]}, d = {dim}, C = {source.dim}, {options.threads} threads"
-    )
-    print(f"Adam timed over {options.steps} steps, extrapolated to {PAPER_STEPS}")
-    for row in rows:
-        print(
-            f"{row['side']:22} {row['seconds']:8.1f} s measured {row['whole_seconds']:9.1f} s whole"
-            f"   cosine {row['feature_cosine']:.4f}   L1 {row['feature_l1']:.4f}"
-        )
-    ratio = rows[1]["whole_seconds"] / rows[0]["whole_seconds"]
-    print(f"ratio: {ratio:.0f} x ({len(heldout)} held-out views)")
-    print(json.dumps({"scene": scene.name, "steps": options.steps, "rows": rows, "ratio": ratio}))
-
-
-def _row(label, seconds, whole, lifted, weights, tokens, cameras, scene):  # type: ignore[no-untyped-def]
-    """One line of the table."""
-    figures = heldout_features(
-        lifted, weights, tokens, cameras, scene.views(heldout=True), scene.views(heldout=False)
-    )
-    return {"side": label, "seconds": seconds, "whole_seconds": whole, **figures}
+    """Run both sides and print the table."""
+    made = options.parser(__doc__ or "")
+    made.add_argument("--steps", type=int, default=500, help="Adam steps to time")
+    parsed = made.parse_args()
+    options.finish(run(options.setup_from(parsed), parsed.steps), parsed.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Rivals on the CPU, all of our own writing, in plain torch."""
