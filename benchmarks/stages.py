@@ -22,7 +22,6 @@ STAGES = {
     "depth_order": "order",
     "bin_count": "bin",
     "bin_fill": "bin",
-    "weights_count": "weights",
     "weights_fill": "weights",
     "apply": "apply",
     "apply_t": "apply_t",

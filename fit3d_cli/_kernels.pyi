@@ -3,8 +3,6 @@ from typing import Annotated
 import numpy
 from numpy.typing import NDArray
 
-has_cuda: bool = False
-
 def isa() -> str: ...
 def use_baseline(baseline: bool) -> None: ...
 def huge_pages(

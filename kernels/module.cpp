@@ -65,7 +65,6 @@ NB_MODULE(_kernels, m) {
   m.doc() = "CPU kernels of fit3d: projection, binning, the weight matrix and its products.";
   // Views that Python still holds at exit (autograd graphs do) are no leak.
   nb::set_leak_warnings(false);
-  m.attr("has_cuda") = false;
   m.def("isa", [] { return blend_ops().name; }, "Instruction set in use: 'avx2', 'neon' or 'baseline'.");
   m.def("use_baseline", &use_baseline, "baseline"_a,
         "Force the portable code path (tests compare it with the fast one).");

@@ -15,7 +15,6 @@ from fit3d_cli import _kernels
 
 
 def test_capabilities() -> None:
-    assert _kernels.has_cuda is False
     assert _kernels.isa() in ("avx2", "neon", "baseline")
     _kernels.use_baseline(True)
     assert _kernels.isa() == "baseline"
@@ -54,3 +53,17 @@ def test_the_stub_is_in_step(tmp_path: Path, repository: Path) -> None:
     # Compared as syntax trees: formatters may lay the committed one out differently.
     same = ast.dump(ast.parse(committed)) == ast.dump(ast.parse(fresh.read_text(encoding="utf-8")))
     assert same, "regenerate it, see kernels/README.md"
+
+
+def test_a_long_depth_order_is_stable() -> None:
+    rng = np.random.default_rng(0)
+    count = 120_000
+    depths = rng.choice(np.float32([0.5, 1.0, 1.0000001, 3e4]), count)
+    depths[::3] = rng.uniform(0.01, 100.0, len(depths[::3])).astype(np.float32)
+    radii = rng.integers(0, 2, (count, 1), dtype=np.int32).repeat(2, axis=1)
+    order = np.full(count, -1, np.int32)
+    visible = _kernels.depth_order(depths, radii, np.empty(4 * count, np.int32), order)
+    ids = np.flatnonzero(radii[:, 0])
+    assert visible == len(ids)
+    expected = ids[np.argsort(depths[ids], kind="stable")]
+    assert np.array_equal(order[:visible], expected)

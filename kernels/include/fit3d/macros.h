@@ -22,7 +22,6 @@ constexpr int kGroupRows = kTile / kGroupHeight;                 // 8
 constexpr int kGroupCols = kTile / kGroupWidth;                  // 4
 constexpr int kGroupsPerTile = kGroupRows * kGroupCols;          // 32, so a tile mask is 32 bits
 constexpr int kSplat = 16;          // floats of a packed splat, see ellipse.h
-constexpr int kChunk = 64;          // channels whose partial sums are held at once
 
 constexpr float kAlphaMin = 1.0f / 255.0f;  // fainter contributions are skipped
 constexpr float kAlphaMax = 0.99f;          // alphas are clamped here
