@@ -79,7 +79,7 @@ def solve_decoder(
 
     Args:
         pairs: ``(maps [B, h, w, d], tokens [B, h, w, C], weights [B, h, w] or None)``,
-            read once.
+            read once; products in the maps' precision, sums over the pairs in double.
         basis: ``[C, d]`` PCA basis, columns orthonormal.
         mean: ``[C]`` mean token.
         ridge: Strength relative to the mean squared feature, > 0.
@@ -94,11 +94,12 @@ def solve_decoder(
     flat_prior = prior.reshape(channels, columns).T
     total = 0.0
     for maps, tokens, weights in pairs:
-        rows = unfold3x3(maps.double())
+        rows = unfold3x3(maps)
         rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-        residual = tokens.reshape(-1, channels).double() - mean.double() - rows[:, :-1] @ flat_prior
-        weighted = rows if weights is None else rows * weights.reshape(-1, 1).double()
-        total += float(weighted[:, -1].sum())
+        residual = tokens.reshape(-1, channels).to(maps) - mean.to(maps)
+        residual -= maps.reshape(-1, width) @ basis.T.to(maps)
+        weighted = rows if weights is None else rows * weights.reshape(-1, 1).to(maps)
+        total += float(weighted[:, -1].sum(dtype=torch.float64))
         gram += weighted.T @ rows
         cross += weighted.T @ residual
     strength = ridge * float(gram.diagonal()[:-1].mean())
