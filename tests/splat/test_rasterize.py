@@ -170,33 +170,6 @@ def test_permuting_gaussians_and_channels(scene_factory: Callable) -> None:
     torch.testing.assert_close(again.values, out.values[..., channels], rtol=0, atol=1e-6)
 
 
-def test_reference_gradcheck() -> None:
-    """Central differences in float64, on Gaussians wide enough to stay off every threshold."""
-    rng = torch.Generator().manual_seed(4)
-    count, width, height = 5, 5, 4
-    means = torch.cat([torch.rand(count, 2, generator=rng) - 0.5,
-                       3 + torch.rand(count, 1, generator=rng)], 1).double()  # fmt: skip
-    inputs = [
-        means,
-        torch.randn(count, 4, generator=rng).double(),
-        1.0 + torch.rand(count, 3, generator=rng).double(),
-        0.2 + 0.4 * torch.rand(count, generator=rng).double(),
-        torch.randn(count, 2, generator=rng).double(),
-    ]
-    K = torch.tensor([[6.0, 0, 2.4], [0, 7, 2.1], [0, 0, 1]])
-    view = View(torch.eye(4), K, width, height).to(torch.float64)
-    projected = reference.project(*inputs[:4], view)
-    assert (projected.radii > 0).all()
-    assert reference.blend_weights(projected, inputs[3], width, height).kink.min() > 0.01
-
-    def render(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        out = rasterize(*tensors, view.viewmat, K, width, height, backend="reference")
-        return out.values, out.alphas
-
-    leaves = [t.requires_grad_() for t in inputs]
-    assert torch.autograd.gradcheck(render, leaves)  # torch's own float64 tolerances
-
-
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_render_gaussians_equals_reference(scene_factory: Callable, degree: int) -> None:
     scene = scene_factory(degree=3)
