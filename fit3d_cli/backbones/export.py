@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from fit3d_cli.backbones.load import CONFIG_NAME, WEIGHTS_NAME
-from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.backbones.adapters import Adapter
+from fit3d_cli.backbones.load import ADAPTER_KEY, ADAPTER_NAME, CONFIG_NAME, WEIGHTS_NAME
+from fit3d_cli.backbones.lora import has_low_rank
+from fit3d_cli.backbones.model import Backbone, state_digest
+from fit3d_cli.backbones.weights import read_weights
 from fit3d_cli.errors import StorageError, WeightsError
 from fit3d_cli.storage import write_json, write_text
 from fit3d_cli.tensorfile import write_tensors
@@ -30,15 +33,20 @@ def write_model_directory(
 ) -> None:
     """Write ``README.md``, ``fit3d.json``, ``model.safetensors`` and ``config.json``.
 
+    An adapter goes into ``adapter.safetensors``, which ``load_backbone`` reads and timm does not.
+
     Args:
         directory: Made if absent; a model in it is replaced.
-        backbone: Its weights are stored as they are in memory.
+        backbone: Its weights are stored as they are in memory; low-rank updates are merged.
         card: Model card, Markdown; a front matter with the licence is put before it.
         extra: Provenance for ``fit3d.json``, plain JSON types.
 
     Raises:
         StorageError: The disk refused; without ``config.json`` the directory is unfinished.
+        ValueError: The backbone has low-rank updates that were not merged.
     """
+    if has_low_rank(backbone.model):
+        raise ValueError("merge the backbone before it is written")
     config = model_config(backbone)
     provenance = {
         "schema": SCHEMA,
@@ -46,21 +54,43 @@ def write_model_directory(
         "timm_id": backbone.timm_id,
         "weights_sha256": backbone.weights_sha256,
         "licence": backbone.licence,
+        **({"adapter": backbone.adapter.describe()} if backbone.adapter else {}),
         **extra,
     }
-    try:
-        (directory / CONFIG_NAME).unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"an old {CONFIG_NAME} cannot be removed ({error.strerror})",
-            where=directory,
-            hint="choose another directory",
-        ) from error
+    for name in (CONFIG_NAME, ADAPTER_NAME):
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"an old {name} cannot be removed ({error.strerror})",
+                where=directory,
+                hint="choose another directory",
+            ) from error
     write_text(directory / CARD_NAME, _front_matter(backbone) + card)
     write_json(directory / PROVENANCE_NAME, provenance)
     state = {key: value.detach() for key, value in backbone.model.state_dict().items()}
     write_tensors(directory / WEIGHTS_NAME, state, {"format": "pt"})
+    if backbone.adapter is not None:
+        tensors = {k: v.detach() for k, v in backbone.adapter.state_dict().items()}
+        write_tensors(directory / ADAPTER_NAME, tensors, {"format": "pt"})
     write_json(directory / CONFIG_NAME, config)
+
+
+def write_weights(path: Path, backbone: Backbone) -> None:
+    """Write a state dict under timm's names as one ``.safetensors`` file.
+
+    Raises:
+        WeightsError: The backbone has an adapter, which timm has no place for.
+        StorageError: The disk refused.
+    """
+    if backbone.adapter is not None:
+        raise WeightsError(
+            f"its {backbone.adapter_kind} adapter has no place among timm's weights",
+            where=backbone.name,
+            hint="use the model directory as it is, or tune with train.part = lora or full",
+        )
+    state = {key: value.detach() for key, value in backbone.model.state_dict().items()}
+    write_tensors(path, state, {"format": "pt"})
 
 
 def model_config(backbone: Backbone) -> dict[str, Any]:
@@ -85,7 +115,25 @@ def model_config(backbone: Backbone) -> dict[str, Any]:
             "custom_load": False,
             "num_classes": 0,
         },
+        **({ADAPTER_KEY: _describe_adapter(backbone.adapter)} if backbone.adapter else {}),
     }
+
+
+def _describe_adapter(adapter: Adapter) -> dict[str, Any]:
+    return {**adapter.describe(), "sha256": state_digest(adapter.state_dict())}
+
+
+def stored_digest(directory: Path) -> str:
+    """``weights_sha256`` of what a model directory holds, read from its files.
+
+    Raises:
+        WeightsError: A file is missing or damaged.
+    """
+    state = read_weights(directory / WEIGHTS_NAME)
+    if (directory / ADAPTER_NAME).exists():
+        adapter = read_weights(directory / ADAPTER_NAME)
+        state |= {f"adapter.{key}": value for key, value in adapter.items()}
+    return state_digest(state)
 
 
 def read_provenance(directory: Path) -> dict[str, Any]:

@@ -19,24 +19,27 @@ from torch import nn
 from fit3d_cli.backbones.base import BACKBONES
 from fit3d_cli.backbones.model import Backbone, require_plain_vit
 from fit3d_cli.backbones.torchvision_shim import import_timm
-from fit3d_cli.backbones.weights import fit_weights, read_weights
+from fit3d_cli.backbones.weights import fit_weights, read_adapter, read_weights
 from fit3d_cli.errors import OfflineError, UnknownNameError, WeightsError
 
 DATA = Path(__file__).parent / "data"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+ADAPTER_NAME = "adapter.safetensors"
+ADAPTER_KEY = "fit3d_adapter"  # in config.json; timm ignores it
 _CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """How timm builds a backbone and which local file fills it (None: the hub)."""
+    """How timm builds a backbone, which local file fills it (None: the hub), and its adapter."""
 
     name: str
     timm_id: str
     model_args: Mapping[str, Any] = field(default_factory=dict)
     pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
+    adapter: Mapping[str, Any] | None = None
 
 
 def load_backbone(
@@ -50,7 +53,8 @@ def load_backbone(
 
     Args:
         name: Registered name, timm model name (plain ViTs only), or a directory with
-            ``config.json`` and ``model.safetensors`` as ``write_model_directory`` makes.
+            ``config.json`` and ``model.safetensors`` as ``write_model_directory`` makes; its
+            adapter is loaded too, unless other ``weights`` are named.
         weights: A safetensors file instead of the default weights.
         device: Where the weights go.
         pretrained: False leaves timm's random initialisation, drawn from torch's global
@@ -89,6 +93,8 @@ def load_backbone(
         recipe.name, recipe.timm_id, model,
         model_args=recipe.model_args, source=source, matched=matched, ignored=ignored,
     )  # fmt: skip
+    if recipe.adapter is not None and file is not None and pretrained and not weights:
+        backbone.adapter = read_adapter(file.parent / ADAPTER_NAME, recipe.adapter, backbone.dim)
     return backbone.eval().to(device)
 
 
@@ -140,6 +146,7 @@ def _from_directory(directory: Path) -> _Recipe:
         overlay = dict(config["pretrained_cfg"])
         architecture = str(config["architecture"])
         arguments = {str(k): v for k, v in dict(config.get("model_args") or {}).items()}
+        adapter = dict(config[ADAPTER_KEY]) if ADAPTER_KEY in config else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError("not a timm model config", where=path, hint=hint) from error
     if not import_timm().is_model(architecture):
@@ -157,6 +164,7 @@ def _from_directory(directory: Path) -> _Recipe:
         arguments,
         kept,
         directory / WEIGHTS_NAME,
+        adapter,
     )
 
 

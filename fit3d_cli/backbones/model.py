@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fit3d_cli.backbones.adapters import Adapter
 from fit3d_cli.errors import UnknownNameError
 from fit3d_cli.images import fit_size
 from fit3d_cli.shapes import check_dims
@@ -35,6 +36,9 @@ class Backbone(nn.Module):
         source: Where the weights came from: ``hub``, ``random`` or a file.
         matched: Tensors taken from the weight file.
         ignored: Classifier tensors of the weight file that were left out.
+        adapter: What is applied to the patch tokens after the norm, or None. timm knows nothing
+            of it: ``timm.create_model`` on the written directory gives the backbone below it.
+        thawed: While ``make_trainable`` holds the model: which parameters could be trained before.
     """
 
     _mean: Tensor
@@ -71,15 +75,43 @@ class Backbone(nn.Module):
         self.licence = str(config.get("license") or "unknown")
         self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
+        self.adapter: Adapter | None = None
+        self.thawed: dict[str, bool] | None = None
         self._digest: tuple[tuple[tuple[int, int], ...], str] | None = None
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._mean.device
+
+    @property
+    def adapter_kind(self) -> str:
+        """``conv`` or ``swin``; empty for a plain backbone, which timm loads as it is."""
+        return self.adapter.kind if self.adapter is not None else ""
+
+    def state(self) -> dict[str, Tensor]:
+        """All stored tensors: timm's names, and those of the adapter behind ``adapter.``."""
+        state = dict(self.model.state_dict())
+        if self.adapter is not None:
+            state |= {f"adapter.{key}": value for key, value in self.adapter.state_dict().items()}
+        return state
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Overwrite the weights, in place, with what ``state`` of such a backbone gave."""
+        own = self.state()
+        if own.keys() != state.keys():
+            raise ValueError("a state of another backbone")
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(state[key])
+
+    @property
     def weights_sha256(self) -> str:
-        """Hex digest of the weights in memory, whatever file they came from.
+        """Hex digest of the weights in memory, the adapter's too, whatever file they came from.
 
         Follows in-place training: it is computed again once a tensor has changed.
         """
-        state = self.model.state_dict()
+        state = self.state()
         stamp = tuple((tensor.data_ptr(), tensor._version) for tensor in state.values())
         if self._digest is None or self._digest[0] != stamp:
             self._digest = (stamp, state_digest(state))
@@ -120,11 +152,13 @@ class Backbone(nn.Module):
         """
         return self.tokens_and_cls(images)[0]
 
-    def tokens_and_cls(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def tokens_and_cls(self, images: Tensor, *, norm: bool = True) -> tuple[Tensor, Tensor]:
         """Patch tokens and one token for the whole picture.
 
         Args:
             images: As for ``tokens``.
+            norm: False gives them as they enter the final norm, without the adapter, which works
+                on normed tokens.
 
         Returns:
             ``[B, h, w, C]`` and ``[B, C]``: the class token, else the mean of the registers, else
@@ -138,14 +172,26 @@ class Backbone(nn.Module):
         if height % self.patch_size or width % self.patch_size or not height or not width:
             raise ValueError(f"{width}x{height} is not a multiple of patch size {self.patch_size}")
         model = cast(Any, self.model)
-        output = model.forward_features((images - self._mean) / self._std)
-        if isinstance(model.norm, nn.Identity) and getattr(model, "fc_norm", None) is not None:
+        entering: list[Tensor] = []
+        hook = None
+        if not norm:
+            hook = model.norm.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
+        try:
+            output = model.forward_features((images - self._mean) / self._std)
+        finally:
+            if hook is not None:
+                hook.remove()
+        if not norm:
+            output = entering[0]
+        elif isinstance(model.norm, nn.Identity) and getattr(model, "fc_norm", None) is not None:
             # Average-pooled models keep their final norm behind the pooling.
             output = model.fc_norm(output)
         prefix, patches = output[:, : self.prefix_tokens], output[:, self.prefix_tokens :]
         grid = patches.unflatten(1, (height // self.patch_size, width // self.patch_size))
+        if self.adapter is not None and norm:
+            grid = self.adapter(grid)
         if not self.prefix_tokens:
-            return grid, patches.mean(dim=1)
+            return grid, grid.flatten(1, 2).mean(dim=1)
         if getattr(model, "cls_token", None) is not None:
             return grid, prefix[:, 0]
         return grid, prefix.mean(dim=1)

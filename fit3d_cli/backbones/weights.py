@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from fit3d_cli.backbones.adapters import Adapter, build_adapter
+from fit3d_cli.backbones.model import state_digest
 from fit3d_cli.backbones.torchvision_shim import import_timm
 from fit3d_cli.errors import ArchiveError, WeightsError
 from fit3d_cli.tensorfile import MODEL_LIMITS, read_tensors
@@ -110,6 +112,38 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, where: str) 
             )
     model.load_state_dict(floats, strict=True)
     return WeightsFit(matched, len(ignored))
+
+
+def read_adapter(path: Path, description: Mapping[str, Any], dim: int) -> Adapter:
+    """The adapter of a model directory, exactly as it was written.
+
+    Args:
+        path: Its tensors.
+        description: ``Adapter.describe()`` and the ``sha256`` of the tensors, unchecked.
+        dim: Token channels of the backbone.
+
+    Raises:
+        WeightsError: Missing, damaged, or not what is described.
+    """
+    hint = "copy the whole model directory again; without its adapter it is another model"
+    try:
+        adapter = build_adapter(description, dim)
+    except ValueError as error:
+        raise WeightsError(f"the config describes {error}", where=path.parent, hint=hint) from error
+    if not path.is_file():
+        raise WeightsError("the model's adapter is missing", where=path, hint=hint)
+    tensors = read_weights(path)
+    wanted = adapter.state_dict()
+    same = tensors.keys() == wanted.keys() and all(
+        (value.shape, value.dtype) == (wanted[key].shape, wanted[key].dtype)
+        for key, value in tensors.items()
+    )
+    if not same or state_digest(tensors) != description.get("sha256"):
+        raise WeightsError("not the adapter of this model", where=path, hint=hint)
+    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+        raise WeightsError("the adapter is not finite", where=path, hint="train it again")
+    adapter.load_state_dict(tensors)
+    return adapter
 
 
 def _classifier_names(model: nn.Module) -> set[str]:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,20 +10,9 @@ from fit3d_cli.backbones.export import read_provenance, write_model_directory
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.backbones.torchvision_shim import import_timm
-from fit3d_cli.device import seeded
 from fit3d_cli.errors import StorageError, WeightsError
 
-SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 4}
-
-
-def family(name: str) -> Backbone:
-    with seeded(1):
-        if name == "room-tiny":
-            return load_backbone(name, pretrained=False)
-        model = import_timm().create_model(
-            name, pretrained=False, num_classes=0, dynamic_img_size=True, **SMALL
-        )
-    return Backbone(name, name, model, model_args=SMALL).eval()
+Family = Callable[..., Backbone]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +25,7 @@ def family(name: str) -> Backbone:
         "deit3_small_patch16_224.fb_in1k",
     ],
 )
-def test_timm_loads_the_directory_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_timm_loads_the_directory_bit_for_bit(family: Family, name: str, tmp_path: Path) -> None:
     backbone = family(name)
     directory = tmp_path / "tuned"
     write_model_directory(directory, backbone, card="# card\n", extra={"epochs": 1})
@@ -59,7 +49,7 @@ def test_timm_loads_the_directory_bit_for_bit(name: str, tmp_path: Path) -> None
     assert (ours.weights_sha256, ours.identity) == (backbone.weights_sha256, backbone.identity)
 
 
-def test_a_tuned_model_may_be_tuned_and_saved_again(tmp_path: Path) -> None:
+def test_a_tuned_model_may_be_tuned_and_saved_again(family: Family, tmp_path: Path) -> None:
     write_model_directory(tmp_path / "one", family("room-tiny"), card="", extra={})
     one = load_backbone(str(tmp_path / "one"))
     with torch.no_grad():
@@ -68,7 +58,7 @@ def test_a_tuned_model_may_be_tuned_and_saved_again(tmp_path: Path) -> None:
     assert load_backbone(str(tmp_path / "two")).weights_sha256 == one.weights_sha256
 
 
-def test_provenance_and_card(tmp_path: Path) -> None:
+def test_provenance_and_card(family: Family, tmp_path: Path) -> None:
     backbone = family("room-tiny")
     write_model_directory(tmp_path, backbone, card="# My model\n", extra={"seed": 7})
     data = read_provenance(tmp_path)
@@ -81,7 +71,7 @@ def test_provenance_and_card(tmp_path: Path) -> None:
     assert str(tmp_path) not in "".join(p.read_text("utf-8", "replace") for p in tmp_path.iterdir())
 
 
-def test_the_same_model_gives_the_same_files(tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_files(family: Family, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_model_directory(tmp_path / name, family("room-tiny"), card="", extra={})
     for file in (tmp_path / "a").iterdir():
@@ -89,7 +79,7 @@ def test_the_same_model_gives_the_same_files(tmp_path: Path) -> None:
 
 
 def test_a_half_written_directory_is_unfinished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = family("room-tiny")
     write_model_directory(tmp_path, backbone, card="", extra={})
@@ -115,7 +105,7 @@ def test_foreign_configs_are_refused(tmp_path: Path, content: str) -> None:
         load_backbone(str(tmp_path))
 
 
-def test_directory_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_directory_weights_that_do_not_fit_are_refused(family: Family, tmp_path: Path) -> None:
     write_model_directory(tmp_path, family("room-tiny"), card="", extra={})
     config = json.loads((tmp_path / "config.json").read_text())
     config["model_args"]["depth"] += 1

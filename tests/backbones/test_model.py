@@ -1,5 +1,6 @@
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,7 @@ from fit3d_cli.backbones.model import Backbone, require_plain_vit, state_digest
 from fit3d_cli.backbones.torchvision_shim import import_timm
 from fit3d_cli.device import seeded
 
-
-def small(architecture: str, **arguments: object) -> Backbone:
-    """A family member with two narrow blocks, random weights."""
-    timm = import_timm()
-    shape = {"embed_dim": 48, "depth": 2, "num_heads": 4, **arguments}
-    with seeded(0):
-        model = timm.create_model(
-            architecture, pretrained=False, num_classes=0, dynamic_img_size=True, **shape
-        )
-    require_plain_vit(model, architecture)
-    return Backbone("small", architecture, model, model_args=shape).eval()
-
+Family = Callable[..., Backbone]
 
 FAMILIES = {
     "vit_small_patch14_dinov2": (14, 1),
@@ -36,9 +26,9 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
-def test_every_family_gives_a_grid_of_normed_tokens(architecture: str) -> None:
+def test_every_family_gives_a_grid_of_normed_tokens(family: Family, architecture: str) -> None:
     patch, prefix = FAMILIES[architecture]
-    backbone = small(architecture)
+    backbone = family(architecture)
     assert (backbone.patch_size, backbone.prefix_tokens, backbone.dim) == (patch, prefix, 48)
     images = torch.rand(2, 3, 2 * patch, 5 * patch, generator=torch.Generator().manual_seed(0))
     tokens, cls = backbone.tokens_and_cls(images)
@@ -50,8 +40,8 @@ def test_every_family_gives_a_grid_of_normed_tokens(architecture: str) -> None:
     assert torch.equal(backbone.tokens(images), tokens)
 
 
-def test_token_grid_is_in_picture_order() -> None:
-    backbone = small("vit_small_patch16_dinov3")
+def test_token_grid_is_in_picture_order(family: Family) -> None:
+    backbone = family("vit_small_patch16_dinov3")
     images = torch.full((1, 3, 48, 64), 0.5)
     changed = images.clone()
     changed[:, :, 32:, 16:32] = 1.0  # patch row 2, column 1
@@ -60,8 +50,8 @@ def test_token_grid_is_in_picture_order() -> None:
     assert (row, column) == (2, 1)
 
 
-def test_pictures_are_normalised_with_timms_statistics() -> None:
-    backbone = small("vit_base_patch16_clip_384")
+def test_pictures_are_normalised_with_timms_statistics(family: Family) -> None:
+    backbone = family("vit_base_patch16_clip_384")
     models = importlib.import_module("timm.models")
     config = models.get_pretrained_cfg("vit_base_patch16_clip_384")
     assert backbone.mean == config.mean != (0.485, 0.456, 0.406)
@@ -73,8 +63,8 @@ def test_pictures_are_normalised_with_timms_statistics() -> None:
     assert torch.equal(backbone.tokens(image)[0].flatten(0, 1), expected[0])
 
 
-def test_tokens_are_differentiable_to_weights_and_picture() -> None:
-    backbone = small("vit_small_patch14_dinov2")
+def test_tokens_are_differentiable_to_weights_and_picture(family: Family) -> None:
+    backbone = family("vit_small_patch14_dinov2")
     image = torch.rand(1, 3, 28, 14, requires_grad=True)
     backbone.tokens(image).square().sum().backward()
     assert image.grad is not None and image.grad.abs().sum() > 0
@@ -82,8 +72,8 @@ def test_tokens_are_differentiable_to_weights_and_picture() -> None:
     assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
-def test_sizes_that_are_no_patch_multiple_are_refused() -> None:
-    backbone = small("vit_small_patch14_dinov2")
+def test_sizes_that_are_no_patch_multiple_are_refused(family: Family) -> None:
+    backbone = family("vit_small_patch14_dinov2")
     with pytest.raises(ValueError, match="multiple of patch size 14"):
         backbone.tokens(torch.zeros(1, 3, 28, 32))
     assert backbone.input_size(640, 480, 448) == (448, 336)
@@ -91,8 +81,8 @@ def test_sizes_that_are_no_patch_multiple_are_refused() -> None:
     assert width % 14 == height % 14 == 0
 
 
-def test_digest_is_of_the_weights_and_follows_training() -> None:
-    first, second = small("vit_small_patch14_dinov2"), small("vit_small_patch14_dinov2")
+def test_digest_is_of_the_weights_and_follows_training(family: Family) -> None:
+    first, second = family("vit_small_patch14_dinov2"), family("vit_small_patch14_dinov2")
     assert first.weights_sha256 == second.weights_sha256
     assert first.identity == second.identity
     before = first.weights_sha256
@@ -104,9 +94,9 @@ def test_digest_is_of_the_weights_and_follows_training() -> None:
     assert first.weights_sha256 == state_digest(first.model.state_dict())
 
 
-def test_identity_knows_what_weights_cannot_tell() -> None:
-    four = small("vit_small_patch14_dinov2", num_heads=4)
-    two = small("vit_small_patch14_dinov2", num_heads=2)
+def test_identity_knows_what_weights_cannot_tell(family: Family) -> None:
+    four = family("vit_small_patch14_dinov2", num_heads=4)
+    two = family("vit_small_patch14_dinov2", num_heads=2)
     two.model.load_state_dict(four.model.state_dict())
     assert four.weights_sha256 == two.weights_sha256
     assert four.identity != two.identity
