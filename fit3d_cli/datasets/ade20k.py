@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from fit3d_cli.datasets.base import DATASETS, DatasetSpec, SegDataset, absent
+from fit3d_cli.datasets.files import split_folders, top_of
 
-from fit3d_cli.datasets.base import DATASETS, DatasetSpec, SegDataset, absent, paired
-
-IGNORE = 255
 CLASS_COUNT = 150
 
 
-def _transform(labels: Tensor) -> Tensor:
-    # In the files 0 is "other": neither learnt nor scored.
-    return torch.where(labels == 0, IGNORE, labels - 1)
-
-
 def _load(root: Path) -> SegDataset:
-    inner = root / "ADEChallengeData2016"
-    top = inner if inner.is_dir() else root
-    train = paired(top / "images" / "training", top / "annotations" / "training")
-    val = paired(top / "images" / "validation", top / "annotations" / "validation")
+    top = top_of(root, ("ADEChallengeData2016",), "images")
+    train, val = split_folders(top)
     if not train or not val:
-        raise absent(root, SPEC)
-    return SegDataset("ade20k", _class_names(top), train, val, IGNORE, _transform)
+        raise absent(root, SPEC, "seg")
+    # In the files 0 is "other": neither learnt nor scored.
+    return SegDataset("ade20k", _class_names(top), train, val, first=1, unlabelled=frozenset({0}))
 
 
 def _class_names(top: Path) -> tuple[str, ...]:
@@ -39,9 +30,12 @@ def _class_names(top: Path) -> tuple[str, ...]:
 
 
 SPEC = DatasetSpec(
-    layout="[ADEChallengeData2016/]{images,annotations}/{training,validation}/NAME.{jpg,png}",
     source="http://sceneparsing.csail.mit.edu",
     licence="images for non-commercial research, annotations BSD-3-Clause",
     loaders={"seg": _load},
+    layouts={
+        "seg": "[ADEChallengeData2016/]{images,annotations}/{training,validation}/NAME.{jpg,png},"
+        " labels 1..150 and 0 = other"
+    },
 )
 DATASETS.add("ade20k", SPEC)

@@ -1,7 +1,8 @@
 """What a dataset is, and the registry of their layouts.
 
 A dataset file calls ``DATASETS.add(name, DatasetSpec(...))``. Its loaders list files and check
-the layout; pictures are opened later, one at a time.
+the layout; pictures are opened later, one at a time. What a published protocol does differently
+for one dataset (ranges, crops, augmentations) stands here as plain data, the probe applies it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fit3d_cli.datasets.boxes import PixelBox, garg_box
 from fit3d_cli.errors import DatasetError, UnknownNameError
 from fit3d_cli.images import read_depth, read_labels, read_mask
 from fit3d_cli.registry import Registry
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+NO_NUMBERS: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class SegDataset:
         train: Pictures that heads learn from.
         val: Pictures that are scored.
         ignore_index: Label of pixels that are neither learnt nor scored.
-        transform: Stored class numbers to ``0 .. len(classes) - 1`` or ``ignore_index``.
+        first: Number in the files of the first class (1 where 0 means "no class").
+        unlabelled: Numbers in the files that become ``ignore_index``, as that number itself does.
+        notes: What a reader must know of the split.
     """
 
     name: str
@@ -56,37 +60,77 @@ class SegDataset:
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
     ignore_index: int = 255
-    transform: Callable[[Tensor], Tensor] = lambda labels: labels
+    first: int = 0
+    unlabelled: frozenset[int] = NO_NUMBERS
+    notes: tuple[str, ...] = ()
 
     def labels(self, sample: Sample) -> Tensor:
-        """``[H, W]`` int64 labels of a sample.
+        """``[H, W]`` int64 labels of a sample: ``0 .. len(classes) - 1`` or ``ignore_index``.
 
         Raises:
             ImageError: The picture is not readable as labels.
             DatasetError: It holds numbers that are no class.
         """
-        labels = self.transform(torch.from_numpy(read_labels(sample.label_path)))
-        used = labels[labels != self.ignore_index]
-        if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < len(self.classes):
+        stored = torch.from_numpy(read_labels(sample.label_path))
+        ignored = stored == self.ignore_index
+        for number in self.unlabelled:
+            ignored |= stored == number
+        labels = stored - self.first
+        wrong = stored[~ignored & ((labels < 0) | (labels >= len(self.classes)))]
+        if wrong.numel():
             raise DatasetError(
-                f"label {int(used.max())} is none of {len(self.classes)} classes of {self.name}",
+                f"label {int(wrong[0])} is none of {len(self.classes)} classes of {self.name}"
+                f" ({self.first} to {self.first + len(self.classes) - 1})",
                 where=sample.label_path,
-                hint="check that this is the right dataset",
+                hint="check that these are the labels of this dataset",
             )
-        return labels
+        return torch.where(ignored, self.ignore_index, labels)
+
+
+@dataclass(frozen=True)
+class ColorChange:
+    """Ranges of the published colour augmentation; every factor is drawn evenly.
+
+    Attributes:
+        gamma: Exponent of the picture in 0..1.
+        brightness: Factor of all channels.
+        color: Factor of each channel.
+        probability: That a picture is changed at all.
+    """
+
+    gamma: tuple[float, float] = (0.9, 1.1)
+    brightness: tuple[float, float] = (0.75, 1.25)
+    color: tuple[float, float] = (0.9, 1.1)
+    probability: float = 0.5
 
 
 @dataclass(frozen=True)
 class DepthDataset:
     """Depth along the optical axis.
 
+    The defaults are those of any RGB-D set. Of the protocol fields the fast preset needs only
+    the range, ``kb_crop`` and the scored region.
+
     Attributes:
         name: What reports call it.
         train: Pictures that heads learn from.
         val: Pictures that are scored.
-        scales: Depth units of the files per metre, by sample name.
+        scales: Depth units of the files per metre, by sample name, where it is not ``scale``.
         metric: Whether the unit is the metre; otherwise it is the capture's own.
         notes: What a reader must know of the split.
+        scale: Depth units of the files per metre.
+        nearest: First depth bin, and the depth at or below which pixels do not count, metres.
+        farthest: Last depth bin, and the depth at or above which pixels do not count, metres.
+        parity_box: Pixels scored as published, before any further mask; None = all.
+        fixed_box: Pixels scored when the mistakes of the protocol are mended; None = all.
+        garg: Score Garg's crop only.
+        train_box: Photo and depth are cut to it before they are learnt from (published training).
+        kb_crop: Photo and depth are cut to KITTI's 352 x 1216 (``kb_box``), learnt or scored.
+        crop: Height and width of the random crop of the published training; None = whole pictures.
+        rotate: Largest rotation of the published training, degrees, one picture in two.
+        flip: Mirror one training picture in two.
+        color: Colour change of the published training; None = none.
+        test_flip: The published test averages the picture's and its mirror image's prediction.
     """
 
     name: str
@@ -95,16 +139,29 @@ class DepthDataset:
     scales: Mapping[str, float] = field(default_factory=dict)
     metric: bool = True
     notes: tuple[str, ...] = ()
+    scale: float = 1000.0
+    nearest: float = 0.001
+    farthest: float = 10.0
+    parity_box: PixelBox | None = None
+    fixed_box: PixelBox | None = None
+    garg: bool = False
+    train_box: PixelBox | None = None
+    kb_crop: bool = False
+    crop: tuple[int, int] | None = None
+    rotate: float = 2.5
+    flip: bool = True
+    color: ColorChange | None = ColorChange()
+    test_flip: bool = True
 
     def depth(self, sample: Sample) -> Tensor:
-        """``[H, W]`` float32 metres, 0 = unknown or masked.
+        """``[H, W]`` float32 metres, 0 = unknown or masked, on the stored photo's grid.
 
         Raises:
             ImageError: A file is not readable as depth or mask.
             DatasetError: The mask has another size.
         """
         raw = read_depth(sample.label_path)
-        depth = torch.from_numpy(raw) / self.scales.get(sample.name, 1000.0)
+        depth = torch.from_numpy(raw) / self.scales.get(sample.name, self.scale)
         if sample.mask_path is not None:
             mask = read_mask(sample.mask_path)
             if mask.shape != raw.shape:
@@ -116,23 +173,42 @@ class DepthDataset:
             depth = torch.where(torch.from_numpy(mask), depth, 0.0)
         return depth
 
+    def scored_region(self, height: int, width: int, *, parity: bool) -> Tensor:
+        """``[height, width]`` bool: where a picture's pixels may be scored.
+
+        Args:
+            height: Of the scored picture; with ``kb_crop`` after that cut.
+            width: The same.
+            parity: As published, else mended.
+
+        Raises:
+            DatasetError: The picture is smaller than the protocol's box.
+        """
+        region = torch.ones(height, width, dtype=torch.bool)
+        box = self.parity_box if parity else self.fixed_box
+        if box is not None:
+            region &= box.mask(height, width, where=self.name)
+        if self.garg:
+            region &= garg_box(height, width).mask(height, width, where=self.name)
+        return region
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
     """A layout on disk.
 
     Attributes:
-        layout: What the directory looks like, one line, shown when it does not fit.
         source: Where to get it.
         licence: Its licence, as its authors state it.
         loaders: Task (``seg``, ``depth``) to a function that lists the samples of a directory,
             or raises ``DatasetError``.
+        layouts: Task to what the directory looks like, one line, shown when it does not fit.
     """
 
-    layout: str
     source: str
     licence: str
     loaders: Mapping[str, Callable[[Path], SegDataset | DepthDataset]]
+    layouts: Mapping[str, str]
 
 
 DATASETS: Registry[DatasetSpec] = Registry("dataset", "fit3d_cli.datasets")
@@ -158,7 +234,7 @@ def load_dataset(task: str, name: str, root: Path) -> SegDataset | DepthDataset:
             hint=f"choose one of {', '.join(dataset_names(task)) or 'the other tasks'}",
         )
     if not root.is_dir():
-        raise absent(root, spec)
+        raise absent(root, spec, task)
     return spec.loaders[task](root)
 
 
@@ -167,38 +243,13 @@ def dataset_names(task: str) -> list[str]:
     return [name for name, spec in DATASETS.items() if task in spec.loaders]
 
 
-def absent(where: Path, spec: DatasetSpec) -> DatasetError:
+def absent(where: Path, spec: DatasetSpec, task: str) -> DatasetError:
     """The error for a directory that is not there or is laid out otherwise."""
     return DatasetError(
-        f"not found, or not laid out as {spec.layout}",
+        f"not found, or not laid out as {spec.layouts[task]}",
         where=where,
         hint=f"get it from {spec.source} ({spec.licence}) and name it with --data DIR",
     )
-
-
-def pictures(directory: Path) -> dict[str, Path]:
-    """Pictures directly in a directory by stem, sorted by name; empty if it is absent."""
-    if not directory.is_dir():
-        return {}
-    files = sorted(p for p in directory.iterdir() if p.suffix.lower() in PICTURES)
-    return {path.stem: path for path in files if not path.name.startswith(".")}
-
-
-def paired(images: Path, labels: Path) -> tuple[Sample, ...]:
-    """Samples of two directories whose files share their stems.
-
-    Raises:
-        DatasetError: A photo has no labels; pairing by order would be silent nonsense.
-    """
-    photos, annotations = pictures(images), pictures(labels)
-    lacking = [stem for stem in photos if stem not in annotations]
-    if lacking:
-        raise DatasetError(
-            f"{len(lacking)} of {len(photos)} photos have no label file (first: {lacking[0]})",
-            where=labels,
-            hint="complete the download",
-        )
-    return tuple(Sample(stem, path, annotations[stem]) for stem, path in photos.items())
 
 
 def _size(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:

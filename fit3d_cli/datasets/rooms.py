@@ -33,7 +33,7 @@ def _classes(root: Path) -> tuple[str, ...]:
     """The class names, which must be those of every room."""
     files = sorted(root.glob("*/*/classes.txt"))
     if not files:
-        raise absent(root, SPEC)
+        raise absent(root, SPEC, "seg")
     lists = {path: path.read_text("utf-8", errors="replace").split("\n") for path in files}
     names = {path: tuple(n.strip() for n in lines if n.strip()) for path, lines in lists.items()}
     first = names[files[0]]
@@ -48,21 +48,22 @@ def _classes(root: Path) -> tuple[str, ...]:
 def _load_seg(root: Path) -> SegDataset:
     train, val = _frames(root, "train", "label"), _frames(root, "test", "label")
     if not train or not val:
-        raise absent(root, SPEC)
+        raise absent(root, SPEC, "seg")
     return SegDataset("rooms", _classes(root), train, val)
 
 
 def _load_depth(root: Path) -> DepthDataset:
     train, val = _frames(root, "train", "depth"), _frames(root, "test", "depth")
     if not train or not val:
-        raise absent(root, SPEC)
+        raise absent(root, SPEC, "depth")
     return DepthDataset("rooms", train, val)
 
 
+_LAYOUT = "{train,test}/ROOM/frame-NNNNNN.{color,depth,label}.png with ROOM/classes.txt"
 SPEC = DatasetSpec(
-    layout="{train,test}/ROOM/frame-NNNNNN.{color,depth,label}.png with ROOM/classes.txt",
     source="fit3d demo, which generates it",
     licence="Apache-2.0",
     loaders={"seg": _load_seg, "depth": _load_depth},
+    layouts={"seg": _LAYOUT, "depth": _LAYOUT},
 )
 DATASETS.add("rooms", SPEC)

@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from fit3d_cli.datasets.base import (
-    DATASETS,
     DepthDataset,
     Sample,
     SegDataset,
-    dataset_names,
     load_dataset,
 )
 from fit3d_cli.errors import DatasetError, UnknownNameError
@@ -107,21 +105,6 @@ def test_rooms_with_a_missing_label_are_refused(tmp_path: Path) -> None:
     assert caught.value.where.endswith("frame-000001.label.png")
 
 
-@pytest.mark.parametrize("name", ["ade20k", "camvid", "rooms"])
-@pytest.mark.parametrize("exists", [True, False])
-def test_absent_data_names_layout_and_source_in_one_line(
-    tmp_path: Path, name: str, exists: bool
-) -> None:
-    root = tmp_path if exists else tmp_path / "absent"
-    with pytest.raises(DatasetError) as caught:
-        load_dataset("seg", name, root)
-    spec = DATASETS.get(name)
-    line = str(caught.value)
-    assert "\n" not in line
-    for part in (str(root), spec.layout, spec.source, spec.licence, "--data"):
-        assert part in line
-
-
 def test_photos_without_labels_are_refused(tmp_path: Path) -> None:
     camvid(tmp_path)
     (tmp_path / "val" / "labels" / "a.png").unlink()
@@ -144,8 +127,6 @@ def test_unknown_names_and_tasks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="no labels for depth") as caught:
         load_dataset("depth", "camvid", tmp_path)
     assert "rooms" in caught.value.hint
-    assert dataset_names("depth") == ["rooms"]
-    assert dataset_names("seg") == ["ade20k", "camvid", "rooms"]
 
 
 def test_masked_depth_is_unknown_and_units_are_per_sample(tmp_path: Path) -> None:
