@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fit3d_cli.errors import ArchiveError
-from fit3d_cli.tensorfile import read_sealed, write_sealed, write_tensors
+from fit3d_cli.tensorfile import check_sealed, read_sealed, write_sealed, write_tensors
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_round_trip(tmp_path: Path) -> None:
     }
     write_sealed(path, tensors, {"step": "7"})
     read, metadata = read_sealed(path)
-    assert metadata == {"step": "7"}
+    assert metadata == {"step": "7"} == check_sealed(path)
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
 
@@ -29,12 +29,14 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
-        with pytest.raises(ArchiveError):
-            read_sealed(path)
+        for read in (read_sealed, check_sealed):
+            with pytest.raises(ArchiveError):
+                read(path)
 
 
 def test_an_unsealed_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     write_tensors(path, {"a": torch.zeros(3)}, {})
-    with pytest.raises(ArchiveError, match="digest"):
-        read_sealed(path)
+    for read in (read_sealed, check_sealed):
+        with pytest.raises(ArchiveError, match="digest"):
+            read(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,8 @@ import typer
 
 from fit3d_cli.commands._options import Backbone, Run, Weights, require
 from fit3d_cli.errors import ArchiveError, SettingsError
+
+_GRACE = 1.0  # seconds
 
 
 def finetune(
@@ -33,7 +37,8 @@ def finetune(
 ) -> None:
     """Tune a backbone so that its 2D features match the view-consistent ones.
 
-    Run the same command again to resume an interrupted training.
+    Run the same command again to resume an interrupted training. For several GPUs:
+    torchrun --nproc-per-node N -m fit3d_cli finetune ...
     """
     resolved = run.resolve(
         {
@@ -58,18 +63,29 @@ def finetune(
         return
 
     from fit3d_cli.commands import _show
+    from fit3d_cli.finetuning.distributed import PeerError, leads
     from fit3d_cli.finetuning.finetune import finetune as train
 
-    with run.progress() as on_event:
-        result = train(
-            archives,
-            resolved.settings.finetune,
-            workspace=run.workspace,
-            device=run.device,
-            seed=run.seed,
-            captures=captures or [],
-            on_event=on_event,
-        )
+    try:
+        with dataclasses.replace(run, quiet=run.quiet or not leads()).progress() as on_event:
+            result = train(
+                archives,
+                resolved.settings.finetune,
+                workspace=run.workspace,
+                device=run.device,
+                seed=run.seed,
+                captures=captures or [],
+                on_event=on_event,
+            )
+    except PeerError as error:
+        if leads():
+            raise
+        # One message is enough. torchrun ends everybody as soon as one has left: the process that
+        # failed must have told first.
+        time.sleep(_GRACE)
+        raise typer.Exit(error.exit_code) from error
+    if not leads():
+        return
     if run.as_json:
         run.emit(
             {
@@ -84,7 +100,15 @@ def finetune(
             }
         )
     else:
-        columns = ("model", "steps", "first L1", "last L1", "held-out L1, base", "tuned", "seconds")
+        columns = (
+            "model",
+            "steps",
+            "first loss",
+            "last loss",
+            "held-out L1, base",
+            "tuned",
+            "seconds",
+        )
         figures = (
             result.steps, result.loss_first, result.loss_last, result.heldout_before,
             result.heldout_after, "kept" if result.skipped else result.seconds,

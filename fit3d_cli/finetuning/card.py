@@ -6,60 +6,98 @@ from collections.abc import Mapping
 from typing import Any
 
 from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.finetuning.objectives.base import OBJECTIVES
+from fit3d_cli.settings import FinetuneSettings
 
 _CARD = """
 # {name}
 
-`{base}` fine-tuned with [fit3d](https://pypi.org/project/fit3d/) on features that were lifted into
-3D Gaussians and rendered view-consistent (method: FiT3D, Yue et al., ECCV 2024).
+`{base}` fine-tuned with [fit3d](https://pypi.org/project/fit3d/) on scenes that were lifted into
+3D Gaussians (method: FiT3D, Yue et al., ECCV 2024, and the sources below).
 
 ```python
 import timm
 model = timm.create_model("local-dir:PATH/TO/THIS/DIRECTORY", pretrained=True, num_classes=0)
 tokens = model.forward_features(images)  # [B, {prefix} + h * w, {dim}]
 ```
-
+{adapter}
 Pictures: any multiple of {patch} pixels, normalised with mean {mean} and std {std}.
 
 | | |
 |---|---|
 | scenes | {scenes} |
+| targets | {targets} |
+| trained | {part} |
+| kept | {kept} |
 | steps | {steps} |
-| L1 to the lifted tokens, first / last tenth of the steps | {first:.4f} / {last:.4f} |
-| the same on held-out views, base / tuned | {before} / {after} |
+| L1 to the targets on held-out views, base / tuned | {before} / {after} |
+| cosine of tuned to base tokens there | {cosine} |
+| ratio of their lengths | {ratio} |
+
+| objective | weight | first tenth of the steps | last tenth | source |
+|---|---|---|---|---|
+{terms}
 
 Licence of the base weights: {licence}. The tuned weights inherit its terms.
 
-FiT3D evaluates the concatenation of base and tuned tokens. Whether the tuned model alone serves
-your task is a measurement: `fit3d probe seg|depth DATASET` reports base, tuned and concat.
+Whether the tuned model alone serves your task is a measurement: `fit3d probe TASK DATASET` reports
+base, tuned and their concatenation.
 """
+_ADAPTER = """
+timm gives the backbone alone: the adapter in `adapter.safetensors` (`{kind}`) is applied to its
+patch tokens by `fit3d_cli.backbones.load.load_backbone("PATH/TO/THIS/DIRECTORY")`.
+"""
+_PARTS = {
+    "full": "all weights",
+    "lora": "low-rank updates of rank {rank}, merged",
+    "adapter": "a residual 3x3 convolution on the tokens",
+    "swin": "one Swin block on the tokens",
+}
 
 
-def model_card(name: str, backbone: Backbone, facts: Mapping[str, Any]) -> str:
+def model_card(settings: FinetuneSettings, backbone: Backbone, facts: Mapping[str, Any]) -> str:
     """Markdown for the model directory.
 
     Args:
-        name: Name of the model.
+        settings: How it was trained.
         backbone: The tuned backbone.
         facts: What ``fit3d.json`` holds: base, scenes, figures.
     """
     figures = facts["figures"]
+    drift = figures["drift"] or {}
+    kind = backbone.adapter_kind
     return _CARD.format(
-        name=name,
+        name=settings.name,
         base=facts["base"]["name"],
         prefix=backbone.prefix_tokens,
         dim=backbone.dim,
+        adapter=_ADAPTER.format(kind=kind) if kind else "",
         patch=backbone.patch_size,
         mean=list(backbone.mean),
         std=list(backbone.std),
         scenes=", ".join(str(scene["name"]) for scene in facts["scenes"]),
+        targets=settings.targets.source,
+        part=_PARTS[settings.train.part].format(rank=settings.train.rank),
+        kept=_kept(settings),
         steps=figures["steps"],
-        first=figures["loss_first"],
-        last=figures["loss_last"],
         before=_figure(figures["heldout_before"]),
         after=_figure(figures["heldout_after"]),
+        cosine=_figure(drift.get("cosine")),
+        ratio=_figure(drift.get("norm_ratio")),
+        terms="\n".join(
+            f"| {name} | {term['weight']:g} | {term['first']:.4f} | {term['last']:.4f} |"
+            f" {OBJECTIVES.get(name).source} |"
+            for name, term in figures["terms"].items()
+        ),
         licence=backbone.licence,
     )
+
+
+def _kept(settings: FinetuneSettings) -> str:
+    which = f"weights averaged with decay {settings.ema:g}" if settings.ema else "the last weights"
+    if settings.interpolate == 1:
+        return which
+    return f"base + {settings.interpolate:g} (tuned - base), tuned = {which}"
 
 
 def _figure(value: float | None) -> str:

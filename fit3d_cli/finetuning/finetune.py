@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
-import math
 import shutil
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +17,35 @@ from typing import Any
 import torch
 
 from fit3d_cli import __version__, storage
-from fit3d_cli.backbones.export import read_provenance, write_model_directory
-from fit3d_cli.backbones.load import WEIGHTS_NAME, load_backbone
-from fit3d_cli.backbones.model import Backbone, state_digest
-from fit3d_cli.backbones.weights import read_weights
+from fit3d_cli.backbones.export import read_provenance, stored_digest, write_model_directory
+from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.device import resolve_device
-from fit3d_cli.errors import Fit3dError, SettingsError, WeightsError
+from fit3d_cli.errors import Fit3dError, SettingsError
+from fit3d_cli.finetuning.base import load_base, weights_of
 from fit3d_cli.finetuning.card import model_card
-from fit3d_cli.finetuning.targets import SceneTargets, find_targets, render_targets
+from fit3d_cli.finetuning.checks import check_room
+from fit3d_cli.finetuning.distributed import Processes, joined
+from fit3d_cli.finetuning.heldout import HeldOut, measure_heldout
+from fit3d_cli.finetuning.objectives.base import OBJECTIVES, active_objectives
+from fit3d_cli.finetuning.pairs import find_partners
+from fit3d_cli.finetuning.precision import precision
+from fit3d_cli.finetuning.targets import (
+    SceneTargets,
+    check_targets,
+    find_targets,
+    prepare_targets,
+)
 from fit3d_cli.finetuning.trainer import Trainer
-from fit3d_cli.progress import OnEvent
+from fit3d_cli.progress import OnEvent, ignore
 from fit3d_cli.settings import FinetuneSettings
 from fit3d_cli.splat.backends import splat_device
 from fit3d_cli.workspace import Workspace
 
 # Raised whenever the same settings would give other weights.
-ALGORITHM = 1
+ALGORITHM = 2
 # The backbone may be a path of this machine; its own name and identity stand in its place.
 _OFF_THE_RECORD = {"name", "checkpoint_every", "backbone"}
+_Partners = Sequence[Sequence[Sequence[int]]]  # of each scene, of each view
 _ENDS = 0.1  # first and last loss are means over this share of the steps
 
 
@@ -43,8 +56,8 @@ class FinetuneResult:
     Attributes:
         path: Model directory, loadable as ``timm.create_model("local-dir:<path>")``.
         steps: Optimisation steps.
-        loss_first: Mean L1 over the first tenth of the steps.
-        loss_last: Mean L1 over the last tenth.
+        loss_first: Mean objective over the first tenth of the steps.
+        loss_last: Mean objective over the last tenth.
         heldout_before: L1 of the base on views that took no part; NaN without such views.
         heldout_after: L1 of the tuned model on them.
         seconds: Wall time of this run.
@@ -71,108 +84,177 @@ def finetune(
     captures: list[Path],
     on_event: OnEvent,
 ) -> FinetuneResult:
-    """Tune the backbone that lifted the scenes on their rendered features.
+    """Tune the backbone that lifted the scenes on what the scenes know.
+
+    Started by ``torchrun``, the processes share every batch; the first one writes.
 
     Args:
         archives: Scenes, all lifted with the same backbone.
         settings: How to train.
         workspace: Where the model and the caches go.
         device: ``auto``, ``cpu`` or ``cuda``.
-        seed: Decides order and mirroring.
+        seed: Decides every random draw.
         captures: Where photos lie if they were moved.
-        on_event: Told about progress.
+        on_event: Told about progress, in the first process.
 
     Raises:
         Fit3dError: Damaged or mixed archives, missing photos, foreign weights, full disk.
+        PeerError: Another process failed.
     """
-    began = time.monotonic()
-    place = Workspace(workspace)
-    target = place.models_dir / settings.name
-    storage.require_writable(target)
-    storage.require_writable(place.cache_dir)
-    scenes = [find_targets(path, place, captures) for path in archives]
-    where, splats = resolve_device(device), splat_device(device)
-    backbone = _base(scenes, archives, settings, place, where)
-    plan = _plan(scenes, backbone, settings, seed)
-    finished = _finished(target, plan)
-    checkpoints = place.cache_dir / "finetune" / plan
-    place.sweep()
-    if finished is not None:
-        shutil.rmtree(checkpoints, ignore_errors=True)  # killed just before it could do so
-        return _result(target, finished, 0.0, skipped=True)
-    for scene in scenes:
-        render_targets(scene, on_event, splats)
-    with storage.locked(checkpoints / "training"):
-        base = copy.deepcopy(backbone) if settings.anchor > 0 else None
-        trainer = Trainer(backbone, base, scenes, settings, where, seed)
-        before = trainer.heldout_loss(on_event, "held-out views, base")
-        trainer.run(checkpoints, on_event)
-        after = trainer.heldout_loss(on_event, "held-out views, tuned")
-        ends = max(1, round(_ENDS * trainer.steps))
-        figures = {
-            "steps": trainer.steps,
-            "loss_first": sum(trainer.losses[:ends]) / ends,
-            "loss_last": sum(trainer.losses[-ends:]) / ends,
-            "heldout_before": before if math.isfinite(before) else None,
-            "heldout_after": after if math.isfinite(after) else None,
-        }
+    with joined(resolve_device(device)) as processes:
+        splats = processes.together(lambda: splat_device(device))
+        told = on_event if processes.leads else ignore
+        run = _Run(settings, Workspace(workspace), seed, processes, splats, told)
+        return run.run(archives, captures)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One call of ``finetune`` in one process."""
+
+    settings: FinetuneSettings
+    place: Workspace
+    seed: int
+    processes: Processes
+    splats: torch.device
+    on_event: OnEvent
+
+    @property
+    def target(self) -> Path:
+        return self.place.models_dir / self.settings.name
+
+    def run(self, archives: list[Path], captures: list[Path]) -> FinetuneResult:
+        began = time.monotonic()
+        scenes, backbone = self.processes.together(lambda: self._open(archives, captures))
+        plan = _plan(scenes, backbone, self.settings, self.seed)
+        # The first process alone looks, so that all of them take the same way.
+        found = _finished(self.target, plan) if self.processes.leads else None
+        checkpoints = self.place.cache_dir / "finetune" / plan
+        if int(self.processes.sum(torch.tensor(float(found is not None)))):
+            # Killed just before it could do so.
+            self.processes.lead(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
+            figures = found or read_provenance(self.target)["figures"]
+            return _result(self.target, figures, 0.0, skipped=True)
+        self.processes.lead(self.place.sweep)
+        scenes, partners = self._prepare(scenes, backbone)
+        with ExitStack() as held:
+            lock = storage.locked(checkpoints / "training")
+            self.processes.lead(lambda: held.enter_context(lock))
+            figures = self._train(scenes, partners, backbone, plan, checkpoints)
+        self.processes.lead(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
+        return _result(self.target, figures, time.monotonic() - began)
+
+    def _open(
+        self, archives: list[Path], captures: list[Path]
+    ) -> tuple[list[SceneTargets], Backbone]:
+        """Check everything that can be checked before anything is written."""
+        if not archives:
+            raise SettingsError("no scenes to learn from", where=self.place.root,
+                                hint="name .f3d archives")  # fmt: skip
+        check_room(self.settings)
+        precision(self.settings, self.processes.device)
+        storage.require_writable(self.target)
+        storage.require_writable(self.place.cache_dir)
+        scenes = [find_targets(path, self.place, captures) for path in archives]
+        for scene in scenes:
+            check_targets(self.settings, scene.source.patch_size)
+        backbone = load_base(scenes, archives, self.settings, self.place, self.processes.device)
+        return scenes, backbone
+
+    def _train(
+        self,
+        scenes: list[SceneTargets],
+        partners: _Partners | None,
+        backbone: Backbone,
+        plan: str,
+        checkpoints: Path,
+    ) -> dict[str, Any]:
+        """Train and write the model; returns its figures."""
+        base = copy.deepcopy(backbone)
+        trainer = Trainer(
+            backbone,
+            base,
+            scenes,
+            partners,
+            self.settings,
+            self.processes,
+            self.splats,
+            self.seed,
+        )
+        trainer.run(checkpoints, self.on_event)
+        tuned = trainer.exported()
+        heldout = measure_heldout(base, tuned, scenes, self.settings, self.processes, self.on_event)
+        figures = _figures(trainer, heldout)
         # What the model is, and nothing of when or where it was made: same inputs, same bytes.
         facts = {
             "fit3d": __version__,
             "plan": plan,
-            "seed": seed,
-            "base": {"name": scenes[0].source.backbone, "weights_sha256": _source(scenes)},
+            "seed": self.seed,
+            "base": {"name": scenes[0].source.backbone, "weights_sha256": weights_of(scenes)},
             "scenes": [{"name": s.name, "digest": s.digest} for s in scenes],
-            "settings": settings.model_dump(
+            "settings": self.settings.model_dump(
                 mode="json", exclude_defaults=True, exclude=_OFF_THE_RECORD
             ),
             "figures": figures,
         }
-        write_model_directory(
-            target, backbone, card=model_card(settings.name, backbone, facts), extra=facts
+        card = model_card(self.settings, tuned, facts)
+        self.processes.lead(
+            lambda: write_model_directory(self.target, tuned, card=card, extra=facts)
         )
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return _result(target, figures, time.monotonic() - began)
+        return figures
+
+    def _prepare(
+        self, scenes: list[SceneTargets], base: Backbone
+    ) -> tuple[list[SceneTargets], _Partners | None]:
+        """Make the targets and find the partners; the others then read what the first made."""
+        needs = {OBJECTIVES.get(name).needs for name in active_objectives(self.settings)}
+        paired = "pairs" in needs
+
+        def prepare() -> tuple[list[SceneTargets], _Partners | None]:
+            made = [
+                prepare_targets(
+                    scene, self.settings, base, self.place, self.splats,
+                    self.on_event, depths=paired,
+                )
+                for scene in scenes
+            ]  # fmt: skip
+            if not paired:
+                return made, None
+            partners = [find_partners(s, self.settings.pairs, self.on_event) for s in made]
+            if not any(any(views) for views in partners):
+                raise SettingsError(
+                    "no two views of any scene overlap enough",
+                    where="finetune.pairs.min_overlap",
+                    hint="lower it, raise finetune.pairs.max_angle, or use scenes with more views",
+                )
+            return made, partners
+
+        if self.processes.size > 1:
+            self.processes.lead(prepare)
+        return self.processes.together(prepare)
 
 
-def _source(scenes: list[SceneTargets]) -> str:
-    return scenes[0].source.weights_sha256
+def _figures(trainer: Trainer, heldout: HeldOut | None) -> dict[str, Any]:
+    """What the training came to, plain JSON types."""
+    history = trainer.state.history
+    ends = max(1, round(_ENDS * len(history)))
 
+    def mean(rows: list[list[float]], column: int) -> float:
+        return sum(row[column] for row in rows) / len(rows)
 
-def _base(
-    scenes: list[SceneTargets],
-    archives: list[Path],
-    settings: FinetuneSettings,
-    place: Workspace,
-    device: torch.device,
-) -> Backbone:
-    """The backbone that lifted the scenes, proved by the digest of its weights.
-
-    Raises:
-        SettingsError: The scenes were lifted with different backbones.
-        WeightsError: The weights at hand are not the ones that lifted the scenes.
-    """
-    for scene, archive in zip(scenes, archives, strict=True):
-        if scene.source.weights_sha256 != _source(scenes):
-            raise SettingsError(
-                f"lifted with {scene.source.backbone}, but {archives[0].name} with "
-                f"{scenes[0].source.backbone} (other weights)",
-                where=archive,
-                hint="tune on scenes of one backbone: name them on the command line",
-            )
-    name = settings.backbone.name or scenes[0].source.backbone
-    weights = settings.backbone.weights
-    if not weights and not settings.backbone.name:
-        name, weights = place.backbone_of(_source(scenes), name)
-    backbone = load_backbone(name, weights=weights, device=device)
-    if backbone.weights_sha256 != _source(scenes):
-        raise WeightsError(
-            f"not the weights that {scenes[0].name} was lifted with "
-            f"({scenes[0].source.backbone}, sha256 {_source(scenes)[:12]})",
-            where=weights or name,
-            hint="name them with --backbone and --weights, or lift the scenes again",
-        )
-    return backbone
+    first, last = history[:ends], history[-ends:]
+    return {
+        "steps": len(history),
+        "loss_first": mean(first, 0),
+        "loss_last": mean(last, 0),
+        "terms": {
+            name: {"weight": weight, "first": mean(first, i), "last": mean(last, i)}
+            for i, (name, weight) in enumerate(trainer.weights.items(), start=1)
+        },
+        "heldout_before": heldout.base if heldout else None,
+        "heldout_after": heldout.tuned if heldout else None,
+        "drift": dataclasses.asdict(heldout.drift) if heldout else None,
+    }
 
 
 def _plan(
@@ -190,14 +272,12 @@ def _finished(target: Path, plan: str) -> dict[str, Any] | None:
     """Figures of an earlier run of the same plan, if its model directory is whole."""
     try:
         provenance = read_provenance(target)
-        weights = read_weights(target / WEIGHTS_NAME)
+        whole = stored_digest(target) == provenance.get("weights_sha256")
     except Fit3dError:
         return None
-    if state_digest(weights) != provenance.get("weights_sha256"):
-        return None
     figures = provenance.get("figures")
-    complete = (target / "config.json").is_file() and provenance.get("plan") == plan
-    return figures if complete and isinstance(figures, dict) else None
+    whole = whole and (target / "config.json").is_file() and provenance.get("plan") == plan
+    return figures if whole and isinstance(figures, dict) else None
 
 
 def _result(

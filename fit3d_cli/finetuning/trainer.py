@@ -1,75 +1,99 @@
-"""The optimisation loop with its checkpoints."""
+"""The optimisation loop: batches in, a tuned backbone out."""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fit3d_cli.backbones.average import interpolate_state, moving_average
 from fit3d_cli.backbones.model import Backbone
-from fit3d_cli.errors import ArchiveError, SettingsError
+from fit3d_cli.backbones.parts import make_trainable, merge
+from fit3d_cli.errors import SettingsError
+from fit3d_cli.finetuning.batch import Batch
+from fit3d_cli.finetuning.checkpoints import State, restore, save
+from fit3d_cli.finetuning.distributed import PeerError, Processes
+from fit3d_cli.finetuning.objectives.base import OBJECTIVES, Outputs, active_objectives
+from fit3d_cli.finetuning.precision import autocast, precision
+from fit3d_cli.finetuning.prefetch import Prefetcher, Step, load_step
 from fit3d_cli.finetuning.sampling import Draw, plan_epoch
-from fit3d_cli.finetuning.targets import Sample, SceneTargets, load_sample
+from fit3d_cli.finetuning.schedule import step_size
+from fit3d_cli.finetuning.targets import SceneTargets, relift
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import FinetuneSettings
-from fit3d_cli.tensorfile import read_sealed, write_sealed
 
-_KEEP = 2  # checkpoints; the older one serves if the newest was damaged
-
-
-def masked_l1(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """``sum(weight |predicted - target|) / (sum(weight) C)``, FiT3D's loss on normed patch tokens.
-
-    Args:
-        predicted: ``[B, h, w, C]``.
-        target: ``[B, h, w, C]``.
-        weight: ``[B, h, w]``, zero where the scene says nothing.
-    """
-    error = ((predicted - target).abs() * weight[..., None]).sum()
-    return error / (weight.sum() * predicted.shape[-1]).clamp_min(1e-12)
+_EMA, _TEACHER, _RELIFTED = "ema", "teacher", "relifted"
 
 
 class Trainer:
     """Tunes a backbone in place.
 
+    The objective of a step is ``sum_t weight_t sum_i e_ti / sum_i w_ti`` over the items of the
+    whole effective batch (``objectives/base.py``). The sums of w are known before the first
+    forward pass, so neither micro-batches nor processes change its gradient.
+
     Args:
-        backbone: Trained in full, as in FiT3D; on ``device``.
-        base: A frozen copy for the anchor term, or None when its weight is zero.
+        backbone: On ``processes.device``; its trained part is made here.
+        base: A frozen copy, for the terms that need it and for interpolation.
         scenes: Where samples come from.
+        partners: For each scene and view, the views that see the same; None without pairs.
         settings: How to train.
-        device: Where the backbone is.
-        seed: Decides order and mirroring.
+        processes: Who takes part.
+        splats: Where Gaussians are splatted when the teacher is lifted again.
+        seed: Decides order, mirroring, jitter, correspondences and what starts at random.
+
+    Attributes:
+        state: Parameters, optimiser, averages and losses.
+
+    Raises:
+        SettingsError: No objective, or one that the batch has no room for.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        base: Backbone | None,
-        scenes: list[SceneTargets],
+        base: Backbone,
+        scenes: Sequence[SceneTargets],
+        partners: Sequence[Sequence[Sequence[int]]] | None,
         settings: FinetuneSettings,
-        device: torch.device,
+        processes: Processes,
+        splats: torch.device,
         seed: int,
     ) -> None:
-        self.backbone, self.base, self.scenes = backbone, base, scenes
-        self.settings, self.device, self.seed = settings, device, seed
-        self.parameters = [p for p in backbone.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay
+        self.backbone, self.base, self.scenes = backbone, base, list(scenes)
+        self.settings, self.processes, self.seed = settings, processes, seed
+        self.weights = active_objectives(settings)
+        self._objectives = [OBJECTIVES.get(name) for name in self.weights]
+        self._needs_base = any(o.needs == "base" for o in self._objectives)
+        self._partners, self._splats = partners, splats
+        self._precision = precision(settings, processes.device)
+        train = settings.train
+        parameters = make_trainable(
+            backbone, part=train.part, rank=train.rank, blocks=train.blocks, layers=train.layers,
+            keep_norm=train.keep_norm, generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        optimizer = torch.optim.AdamW(
+            parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self.losses: list[float] = []
+        self.state = State(parameters, optimizer)
+        self._prepared = tuple(scenes)
         self._plans: dict[int, list[list[Draw]]] = {}
 
     @property
     def step(self) -> int:
         """Finished steps."""
-        return len(self.losses)
+        return len(self.state.history)
 
     @property
     def steps(self) -> int:
         """Steps of the whole training."""
-        return self.settings.epochs * len(self._plan(0))
+        whole = self.settings.epochs * len(self._plan(0))
+        return min(whole, self.settings.max_steps or whole)
 
     def run(self, checkpoints: Path, on_event: OnEvent) -> None:
         """Train to the end, from the newest usable checkpoint.
@@ -80,104 +104,181 @@ class Trainer:
 
         Raises:
             SettingsError: The loss or the weights are not finite any more.
+            PeerError: Another process failed.
+            Fit3dError: A sample cannot be read, or a checkpoint cannot be written.
         """
-        self._resume(checkpoints)
-        while self.step < self.steps:
-            self.losses.append(self._advance())
-            self._require_finite()
-            on_event(Progress("finetune", self.step, self.steps, f"L1 {self.losses[-1]:.4f}"))
-            if self.step % self.settings.checkpoint_every == 0 and self.step < self.steps:
-                self._save(checkpoints)
+        self._begin(checkpoints, on_event)
+        with Prefetcher(self._load) as samples:
+            while self.step < self.steps:
+                if self._relift_due(self.step):
+                    self.state.averages[_RELIFTED] = _copy(self.state.averages[_TEACHER])
+                    self._relift(self.step, checkpoints, on_event)
+                current = self.step
+                step = self.processes.together(partial(samples.take, current))
+                if current + 1 < self.steps and not self._relift_due(current + 1):
+                    samples.start(current + 1)
+                self.state.history.append(self._advance(step))
+                self._require_finite()
+                on_event(Progress("finetune", self.step, self.steps, self._note()))
+                if self.step % self.settings.checkpoint_every == 0 and self.step < self.steps:
+                    self.processes.lead(partial(save, checkpoints, self.state))
+
+    def exported(self) -> Backbone:
+        """What is kept: a plain backbone with the averaged and interpolated weights."""
+        made = copy.deepcopy(self.backbone)
+        average = self.state.averages.get(_EMA)
+        if average is not None:
+            _put(made, average)
+        merge(made)
+        if self.settings.interpolate < 1:
+            mixed = interpolate_state(self.base.state(), made.state(), self.settings.interpolate)
+            for name, tensor in made.state().items():
+                tensor.copy_(mixed[name])
+        return made
+
+    def _plan(self, epoch: int) -> list[list[Draw]]:
+        if epoch not in self._plans:
+            views = [
+                (s, v)
+                for s, scene in enumerate(self._prepared)
+                for v in (*scene.train, *range(len(scene.views), len(scene.views) + scene.novel))
+            ]
+            partners = None
+            if self._partners is not None:
+                known = self._partners
+                partners = [known[s][v] if v < len(known[s]) else () for s, v in views]
+            shapes = [(scene.source.width, scene.source.height) for scene in self._prepared]
+            plan = plan_epoch(
+                views, shapes, batch=self.settings.batch, flip=self.settings.flip,
+                seed=self.seed, epoch=epoch, partners=partners,
+            )  # fmt: skip
+            self._plans = {0: self._plans.get(0, plan), epoch: plan}
+        return self._plans[epoch]
+
+    def _load(self, number: int) -> Step:
+        epoch, position = divmod(number, len(self._plan(0)))
+        draws = self.processes.share(self._plan(epoch)[position])
+        return load_step(self.scenes, draws, self._objectives, self.settings)
+
+    def _advance(self, step: Step) -> list[float]:
+        """One update; returns the objective and its terms, over the whole effective batch."""
+        totals = self.processes.sum(step.weights).tolist()
+        parameters = list(self.state.parameters.values())
+        self.state.optimizer.zero_grad(set_to_none=True)
+        terms = torch.zeros(len(totals), dtype=torch.float64, device=self.processes.device)
+        for batch in step.batches:
+            parts = self._terms(batch.to(self.processes.device), totals)
+            terms += parts.detach()
+            objective = (parts * parts.new_tensor(list(self.weights.values()))).sum()
+            if objective.requires_grad:
+                objective.backward()  # type: ignore[no-untyped-call]
+        self.processes.sum_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = step_size(self.settings, self.step, self.steps)
+        self.state.optimizer.step()
+        self._average()
+        values = self.processes.sum(terms).tolist()
+        total = sum(w * v for w, v in zip(self.weights.values(), values, strict=True))
+        return [total, *values]
+
+    def _terms(self, batch: Batch, totals: Sequence[float]) -> Tensor:
+        """``[T]`` float64: this batch's part of each term, before its weight."""
+        with autocast(self._precision, self.processes.device):
+            student = self.backbone.tokens(batch.images)
+            base = None
+            if self._needs_base:
+                with torch.no_grad():
+                    base = self.base.tokens(batch.images)
+        outputs = Outputs(student.float(), None if base is None else base.float())
+        parts = [
+            # Nothing is asked of a batch without weight, e.g. of pictures that nothing covers.
+            objective.errors(batch, outputs, self.settings).double().sum() / total
+            if total > 0
+            else student.new_zeros((), dtype=torch.float64)
+            for objective, total in zip(self._objectives, totals, strict=True)
+        ]
+        return torch.stack(parts)
+
+    def _average(self) -> None:
+        for kind, decay in (
+            (_EMA, self.settings.ema),
+            (_TEACHER, self.settings.targets.teacher_ema),
+        ):
+            if kind in self.state.averages:
+                moving_average(self.state.averages[kind], self.state.parameters, decay)
+
+    def _begin(self, checkpoints: Path, on_event: OnEvent) -> None:
+        """The state that a killed run left, or the beginning."""
+        kinds = [_EMA] if self.settings.ema else []
+        if self._relifts:
+            kinds.append(_TEACHER)
+        self.state.averages = {kind: _copy(self.state.parameters) for kind in kinds}
+        restore(checkpoints, self.state, [*kinds, _RELIFTED])
+        every = self.settings.targets.relift_every
+        if _RELIFTED in self.state.averages and not self._relift_due(self.step):
+            self._relift((self.step - 1) // every * every, checkpoints, on_event)
+
+    @property
+    def _relifts(self) -> bool:
+        targets = self.settings.targets
+        return targets.source == "relifted" and targets.relift_every > 0
+
+    def _relift_due(self, step: int) -> bool:
+        return self._relifts and step > 0 and step % self.settings.targets.relift_every == 0
+
+    def _relift(self, step: int, checkpoints: Path, on_event: OnEvent) -> None:
+        """Lift the teacher's tokens as of ``step``; the first process does it, the others read."""
+        teacher = copy.deepcopy(self.backbone)
+        _put(teacher, self.state.averages[_RELIFTED])
+        merge(teacher)
+        directory, before = checkpoints / "targets", self.scenes
+
+        def lift() -> list[SceneTargets]:
+            return relift(
+                list(self._prepared), teacher, directory, step, self.settings,
+                self._splats, on_event,
+            )  # fmt: skip
+
+        self.processes.lead(lift)
+        self.scenes = self.processes.together(lift)
+
+        def forget() -> None:
+            for scene in before:
+                if scene.path.parent == directory:
+                    scene.path.unlink(missing_ok=True)
+
+        self.processes.lead(forget)
 
     def _require_finite(self) -> None:
         """Stop a training that diverged, before it is kept in a checkpoint or as a model."""
         last = self.step == self.steps
         due = last or self.step % self.settings.checkpoint_every == 0
-        whole = not due or all(bool(torch.isfinite(p).all()) for p in self.parameters)
-        if not whole or not math.isfinite(self.losses[-1]):
-            raise SettingsError(
-                f"the training diverged at step {self.step} of {self.steps}",
-                where="finetune.lr",
-                hint=f"give less than {self.settings.lr:g}, or less finetune.weight_decay",
-            )
-
-    def heldout_loss(self, on_event: OnEvent, stage: str) -> float:
-        """Mean loss over the held-out views of all scenes; NaN if there are none."""
-        pairs = [(s, v) for s, scene in enumerate(self.scenes) for v in scene.heldout]
-        losses = []
-        for done, (scene, view) in enumerate(pairs):
-            on_event(Progress(stage, done, len(pairs)))
-            with torch.no_grad():
-                loss, _ = self._loss([load_sample(self.scenes[scene], view)])
-            losses.append(float(loss))
-        return sum(losses) / len(losses) if losses else float("nan")
-
-    def _plan(self, epoch: int) -> list[list[Draw]]:
-        if epoch not in self._plans:
-            views = [(s, v) for s, scene in enumerate(self.scenes) for v in scene.train]
-            shapes = [(scene.source.width, scene.source.height) for scene in self.scenes]
-            batches = plan_epoch(
-                views, shapes, batch=self.settings.batch, flip=self.settings.flip,
-                seed=self.seed, epoch=epoch,
-            )  # fmt: skip
-            self._plans = {0: self._plans.get(0, batches), epoch: batches}
-        return self._plans[epoch]
-
-    def _advance(self) -> float:
-        epoch, position = divmod(self.step, len(self._plan(0)))
-        samples = []
-        for draw in self._plan(epoch)[position]:
-            sample = load_sample(self.scenes[draw.scene], draw.view)
-            samples.append(sample.flipped() if draw.flip else sample)
-        loss, total = self._loss(samples)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
-        self.optimizer.step()
-        return float(loss.detach())
-
-    def _loss(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
-        """The L1 to the lifted tokens, and the whole objective."""
-        images = torch.stack([s.image for s in samples]).to(self.device)
-        targets = torch.stack([s.target for s in samples]).to(self.device)
-        coverage = torch.stack([s.coverage for s in samples]).to(self.device)
-        weight = (coverage >= self.settings.min_alpha).float()
-        predicted = self.backbone.tokens(images)
-        loss = masked_l1(predicted, targets, weight)
-        if self.base is None:
-            return loss, loss
-        with torch.no_grad():
-            anchor = self.base.tokens(images)
-        return loss, loss + self.settings.anchor * (predicted - anchor).abs().mean()
-
-    def _save(self, checkpoints: Path) -> None:
-        tensors = {f"model.{k}": v for k, v in self.backbone.model.state_dict().items()}
-        for index, parameter in enumerate(self.parameters):
-            state = self.optimizer.state[parameter]
-            tensors[f"m.{index}"] = state["exp_avg"]
-            tensors[f"v.{index}"] = state["exp_avg_sq"]
-        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        write_sealed(checkpoints / f"step-{self.step:08d}.safetensors", tensors, {})
-        for old in sorted(checkpoints.glob("step-*.safetensors"))[:-_KEEP]:
-            old.unlink(missing_ok=True)
-
-    def _resume(self, checkpoints: Path) -> None:
-        for path in sorted(checkpoints.glob("step-*.safetensors"), reverse=True):
-            try:
-                tensors, _ = read_sealed(path)
-                losses = tensors["losses"].tolist()
-                model = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-                moments = [
-                    (tensors[f"m.{i}"], tensors[f"v.{i}"]) for i in range(len(self.parameters))
-                ]
-            except (ArchiveError, KeyError):
-                continue  # damaged: the one before it, or the beginning
-            self.backbone.model.load_state_dict(model)
-            for parameter, (first, second) in zip(self.parameters, moments, strict=True):
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(len(losses))),
-                    "exp_avg": first.to(self.device),
-                    "exp_avg_sq": second.to(self.device),
-                }
-            self.losses = losses
+        parameters = self.state.parameters.values()
+        whole = not due or all(bool(torch.isfinite(p).all()) for p in parameters)
+        if whole and math.isfinite(self.state.history[-1][0]):
             return
+        error = SettingsError(
+            f"the training diverged at step {self.step} of {self.steps}",
+            where="finetune.lr",
+            hint=f"give less than {self.settings.lr:g}, or less finetune.weight_decay",
+        )
+        if not self.processes.leads:  # it happens in all of them alike
+            raise PeerError(error.exit_code) from error
+        raise error
+
+    def _note(self) -> str:
+        values = zip(self.weights, self.state.history[-1][1:], strict=True)
+        return " · ".join(f"{name} {value:.4f}" for name, value in values)
+
+
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _put(backbone: Backbone, values: Mapping[str, Tensor]) -> None:
+    """Overwrite parameters of a backbone by name."""
+    named = dict(backbone.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            named[name].copy_(value)

@@ -23,7 +23,7 @@ from fit3d_cli.tensorfile.header import (
     TensorInfo,
     strict_json,
 )
-from fit3d_cli.tensorfile.sealed import read_sealed, write_sealed
+from fit3d_cli.tensorfile.sealed import check_sealed, read_sealed, write_sealed
 
 __all__ = [
     "ARCHIVE_LIMITS",
@@ -33,6 +33,7 @@ __all__ = [
     "Limits",
     "TensorFile",
     "TensorInfo",
+    "check_sealed",
     "encode",
     "open_tensors",
     "read_header",

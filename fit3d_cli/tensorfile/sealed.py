@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from fit3d_cli.errors import ArchiveError
-from fit3d_cli.tensorfile.files import bytes_of, read_tensors, write_tensors
+from fit3d_cli.tensorfile.files import (
+    TensorFile,
+    bytes_of,
+    open_tensors,
+    read_tensors,
+    write_tensors,
+)
 from fit3d_cli.tensorfile.header import MODEL_LIMITS
 
 _SEAL = "sha256"
@@ -31,10 +37,45 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ArchiveError: Malformed, or not what was written.
     """
     tensors, metadata = read_tensors(path, limits=MODEL_LIMITS)
-    seal = metadata.pop(_SEAL, None)
-    if seal != _digest(tensors, metadata):
-        raise ArchiveError("the content does not match its digest", where=path, hint="delete it")
+    _require_seal(path, tensors, metadata)
     return tensors, metadata
+
+
+def check_sealed(path: Path) -> dict[str, str]:
+    """Verify what ``write_sealed`` wrote with one tensor in memory at a time.
+
+    Returns:
+        The metadata without the digest.
+
+    Raises:
+        ArchiveError: Malformed, or not what was written.
+    """
+    with open_tensors(path, limits=MODEL_LIMITS) as file:
+        metadata = dict(file.header.metadata)
+        _require_seal(path, _Unread(file), metadata)
+    return metadata
+
+
+class _Unread(Mapping[str, Tensor]):
+    """The tensors of an open file, read when they are asked for."""
+
+    def __init__(self, file: TensorFile) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.header.tensors)
+
+    def __len__(self) -> int:
+        return len(self._file.header.tensors)
+
+
+def _require_seal(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Take the digest out of the metadata and compare."""
+    if metadata.pop(_SEAL, None) != _digest(tensors, metadata):
+        raise ArchiveError("the content does not match its digest", where=path, hint="delete it")
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -90,3 +90,13 @@ def tune() -> Tune:
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """The files of a model directory by name."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+    return read

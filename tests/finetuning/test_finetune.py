@@ -17,50 +17,31 @@ from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.torchvision_shim import import_timm
 from fit3d_cli.errors import CaptureError, SettingsError, WeightsError
 from fit3d_cli.finetuning.finetune import FinetuneResult
-from fit3d_cli.finetuning.sampling import plan_epoch
-from fit3d_cli.finetuning.targets import Sample, find_targets, load_sample
-from fit3d_cli.finetuning.trainer import Trainer, masked_l1
+from fit3d_cli.finetuning.trainer import Trainer
 from fit3d_cli.images import read_image, save_png
-from fit3d_cli.progress import Progress
 from fit3d_cli.tensorfile import read_tensors
 from fit3d_cli.workspace import Workspace
 
 Tune = Callable[..., FinetuneResult]
+Contents = Callable[[Path], dict[str, bytes]]
+
+
+ANCHORED = {"anchor": 0.1}
 
 
 def weights_of(model: Path) -> dict[str, Tensor]:
     return read_tensors(model / "model.safetensors")[0]
 
 
-def assert_same_model(first: Path, second: Path) -> None:
-    for name in ("model.safetensors", "config.json", "fit3d.json", "README.md"):
-        assert (first / name).read_bytes() == (second / name).read_bytes(), name
-
-
 @pytest.fixture(scope="module")
 def tuned(home: Path, tune: Tune, tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
     """Both scenes, two epochs, anchored; read only."""
     workspace = Path(shutil.copytree(home / "out", tmp_path_factory.mktemp("tuned") / "out"))
-    return tune(workspace, anchor=0.1)
+    return tune(workspace, objectives=ANCHORED)
 
 
 def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     return sum(float((first[k] - second[k]).abs().sum()) for k in first)
-
-
-def test_masked_l1_by_hand() -> None:
-    target = torch.zeros(1, 1, 3, 2)
-    predicted = torch.tensor([[[[1.0, -3.0], [2.0, 2.0], [100.0, 100.0]]]])
-    weight = torch.tensor([[[1.0, 0.5, 0.0]]])
-    # (1 + 3) * 1 + (2 + 2) * 0.5 = 6, over 1.5 tokens of 2 channels.
-    assert float(masked_l1(predicted, target, weight)) == pytest.approx(2.0)
-    nothing = torch.zeros(1, 1, 3)
-    assert float(masked_l1(predicted, target, nothing)) == 0
-    predicted.requires_grad_(True)
-    masked_l1(predicted, target, weight).backward()
-    assert predicted.grad is not None
-    expected = torch.tensor([[[[1.0, -1.0], [0.5, 0.5], [0.0, 0.0]]]]) / 3
-    torch.testing.assert_close(predicted.grad, expected)
 
 
 def test_training_brings_the_backbone_nearer(tuned: FinetuneResult) -> None:
@@ -92,7 +73,7 @@ def test_the_record_holds_facts_and_no_paths(
     assert record["base"]["weights_sha256"] == load_backbone(str(backbone_dir)).weights_sha256
     assert record["weights_sha256"] == load_backbone(str(tuned.path)).weights_sha256
     assert [scene["name"] for scene in record["scenes"]] == ["hall", "attic"]
-    assert record["settings"] == {"lr": 1e-3, "epochs": 2, "anchor": 0.1}
+    assert record["settings"] == {"lr": 1e-3, "epochs": 2, "objectives": ANCHORED}
     assert record["figures"]["steps"] == 10
     text = "".join(p.read_text() for p in tuned.path.iterdir() if p.suffix in (".json", ".md"))
     for secret in (home, backbone_dir.parent, tuned.path.parent):
@@ -109,93 +90,31 @@ def test_a_finished_run_is_kept(
     def refuse(*_: object) -> Tensor:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(Trainer, "_loss", refuse)
-    again = tune(workspace, anchor=0.1)
+    monkeypatch.setattr(Trainer, "_advance", refuse)
+    again = tune(workspace, objectives=ANCHORED)
     assert again.skipped and again.seconds == 0
     assert (again.steps, again.loss_last) == (tuned.steps, tuned.loss_last)
     assert again.heldout_after == tuned.heldout_after
-    assert tune(workspace, anchor=0.1, checkpoint_every=3).skipped
-    for other in (
-        {"anchor": 0.2},
-        {"anchor": 0.1, "seed": 1},
-        {"anchor": 0.1, "scenes": ("hall",)},
-    ):
+    assert tune(workspace, objectives=ANCHORED, checkpoint_every=3).skipped
+    for other in ({"objectives": {"anchor": 0.2}}, {"seed": 1}, {"scenes": ("hall",)}):
         with pytest.raises(AssertionError, match="trained again"):
-            tune(workspace, **other)
+            tune(workspace, **{"objectives": ANCHORED, **other})
     # An unfinished directory is not a finished model.
     (workspace / "models" / "tuned" / "config.json").unlink()
     with pytest.raises(AssertionError, match="trained again"):
-        tune(workspace, anchor=0.1)
+        tune(workspace, objectives=ANCHORED)
 
 
 def test_same_inputs_same_bytes_in_any_workspace(
-    tuned: FinetuneResult, own: Path, tune: Tune, backbone_dir: Path, tmp_path: Path
-) -> None:
+    tuned: FinetuneResult, own: Path, tune: Tune, contents: Contents,
+    backbone_dir: Path, tmp_path: Path,
+) -> None:  # fmt: skip
     moved = Path(shutil.copytree(backbone_dir, tmp_path / "b" / "midget"))
-    again = tune(own, anchor=0.1, backbone={"name": str(moved)})
+    again = tune(own, objectives=ANCHORED, backbone={"name": str(moved)})
     assert not again.skipped
-    assert_same_model(again.path, tuned.path)
-    other = tune(own, anchor=0.1, seed=1, name="other")
+    assert contents(again.path) == contents(tuned.path)
+    other = tune(own, objectives=ANCHORED, seed=1, name="other")
     assert distance(weights_of(other.path), weights_of(tuned.path)) > 0
-
-
-@pytest.mark.parametrize(("stop", "damage"), [(3, False), (7, False), (7, True)])
-def test_resuming_is_exact(
-    tuned: FinetuneResult, own: Path, tune: Tune, stop: int, damage: bool
-) -> None:
-    """Checkpoints every two steps; killed in the first epoch, in the second, and damaged."""
-
-    def kill(event: Progress) -> None:
-        if event.stage == "finetune" and event.done == stop:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tune(own, anchor=0.1, checkpoint_every=2, on_event=kill)
-    assert not (own / "models" / "tuned" / "config.json").exists()
-    (folder,) = (own / "cache" / "finetune").iterdir()
-    kept = sorted(folder.glob("step-*.safetensors"))
-    assert [p.stem for p in kept] == [f"step-{s:08d}" for s in range(2, stop, 2)][-2:]
-    if damage:
-        kept[-1].write_bytes(kept[-1].read_bytes()[:-100])
-    steps: list[int] = []
-
-    def watch(event: Progress) -> None:
-        if event.stage == "finetune":
-            steps.append(event.done)
-
-    again = tune(own, anchor=0.1, checkpoint_every=2, on_event=watch)
-    begun = stop - 1 if not damage else stop - 3
-    assert steps == list(range(begun + 1, 11))
-    assert_same_model(again.path, tuned.path)
-    assert (again.loss_first, again.loss_last) == (tuned.loss_first, tuned.loss_last)
-    assert not folder.exists(), "checkpoints are left behind"
-
-
-def test_samples_are_drawn_and_mirrored_as_planned(
-    own: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Sample] = []
-    loss = Trainer._loss
-
-    def record(trainer: Trainer, samples: list[Sample]) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled():
-            seen.extend(samples)
-        return loss(trainer, samples)
-
-    monkeypatch.setattr(Trainer, "_loss", record)
-    tune(own, epochs=1)
-    place = Workspace(own)
-    scenes = [find_targets(own / "scenes" / f"{n}.f3d", place, []) for n in ("hall", "attic")]
-    views = [(s, v) for s, scene in enumerate(scenes) for v in scene.train]
-    plan = plan_epoch(views, [(64, 48), (64, 32)], batch=2, flip=True, seed=0, epoch=0)
-    draws = [draw for batch in plan for draw in batch]
-    assert len(seen) == len(draws) == 9
-    assert {draw.flip for draw in draws} == {True, False}, "the seed shows only one case"
-    for draw, sample in zip(draws, seen, strict=True):
-        stored = load_sample(scenes[draw.scene], draw.view)
-        expected = stored.flipped() if draw.flip else stored
-        assert torch.equal(sample.image, expected.image)
-        assert torch.equal(sample.target, expected.target)
 
 
 def test_the_anchor_holds_the_tokens_near_the_base(
@@ -205,7 +124,7 @@ def test_the_anchor_holds_the_tokens_near_the_base(
     images = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
     drifts = []
     for anchor in (0.0, 3.0):
-        made = tune(own, anchor=anchor, epochs=4, name=f"anchor-{anchor:.0f}")
+        made = tune(own, objectives={"anchor": anchor}, epochs=4, name=f"anchor-{anchor:.0f}")
         with torch.no_grad():
             drift = load_backbone(str(made.path)).tokens(images) - base.tokens(images)
         drifts.append(float(drift.abs().mean()))

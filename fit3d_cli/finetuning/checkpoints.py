@@ -1,0 +1,109 @@
+"""What a killed training goes on from: the parameters that are trained, and little else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fit3d_cli.errors import ArchiveError
+from fit3d_cli.tensorfile import read_sealed, write_sealed
+
+_KEEP = 2  # checkpoints; the older one serves if the newest was damaged
+_NAMES = "step-*.safetensors"
+_MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "n": "step"}
+
+
+@dataclass
+class State:
+    """The state of a training between two steps.
+
+    Attributes:
+        parameters: By name, trained ones only.
+        optimizer: AdamW over them.
+        averages: Further copies of the parameters, by what they are for and by name.
+        history: ``[T + 1]`` losses of every finished step: the objective and its terms.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
+    averages: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    history: list[list[float]] = field(default_factory=list)
+
+
+def save(directory: Path, state: State) -> None:
+    """Write a checkpoint and remove all but the last two.
+
+    Raises:
+        StorageError: The disk refused; earlier checkpoints are intact.
+    """
+    tensors: dict[str, Tensor] = {"history": torch.tensor(state.history, dtype=torch.float64)}
+    for index, parameter in enumerate(state.parameters.values()):
+        tensors[f"p.{index}"] = parameter.detach()
+        moments = state.optimizer.state.get(parameter)
+        if moments:  # none before its first gradient
+            tensors |= {f"{letter}.{index}": moments[key] for letter, key in _MOMENTS.items()}
+        for kind, average in state.averages.items():
+            tensors[f"{kind}.{index}"] = list(average.values())[index]
+    step = len(state.history)
+    write_sealed(directory / f"step-{step:08d}.safetensors", tensors, {})
+    for old in sorted(directory.glob(_NAMES))[:-_KEEP]:
+        old.unlink(missing_ok=True)
+
+
+def restore(directory: Path, state: State, kinds: Sequence[str]) -> None:
+    """Go on from the newest whole checkpoint; without one, the state stays as it is.
+
+    Args:
+        directory: Of the checkpoints.
+        state: Filled in place.
+        kinds: Averages that a checkpoint may hold.
+    """
+    for path in sorted(directory.glob(_NAMES), reverse=True):
+        try:
+            tensors, _ = read_sealed(path)
+            _fill(state, tensors, kinds)
+        except (ArchiveError, KeyError):
+            continue  # damaged: the one before it, or the beginning
+        return
+
+
+def _fill(state: State, tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> None:
+    """Take the state from a checkpoint; nothing is changed if something is missing.
+
+    Raises:
+        KeyError: A tensor is missing.
+    """
+    history = tensors["history"].tolist()
+    values = [tensors[f"p.{index}"] for index in range(len(state.parameters))]
+    moments = [
+        {key: tensors[f"{letter}.{index}"] for letter, key in _MOMENTS.items()}
+        if f"m.{index}" in tensors
+        else None
+        for index in range(len(values))
+    ]
+    averages = {
+        kind: [tensors[f"{kind}.{index}"] for index in range(len(values))]
+        for kind in kinds
+        if f"{kind}.0" in tensors
+    }
+    state.history = history
+    for parameter, value, moment in zip(state.parameters.values(), values, moments, strict=True):
+        with torch.no_grad():
+            parameter.copy_(value)
+        if moment is not None:
+            state.optimizer.state[parameter] = {
+                # AdamW keeps its count on the CPU.
+                key: tensor if key == "step" else tensor.to(parameter.device)
+                for key, tensor in moment.items()
+            }
+    for kind, tensors_of_kind in averages.items():
+        state.averages[kind] = {
+            name: tensor.to(parameter.device)
+            for (name, parameter), tensor in zip(
+                state.parameters.items(), tensors_of_kind, strict=True
+            )
+        }

@@ -1,0 +1,1 @@
+"""What is minimised: one term per file, each with its source."""
