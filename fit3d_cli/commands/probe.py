@@ -13,17 +13,24 @@ from fit3d_cli.errors import DatasetError, SettingsError
 
 def probe(
     run: Run,
-    task: Annotated[str, typer.Argument(metavar="TASK", show_default=False, help="seg or depth.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK", show_default=False,
+            help="seg, depth, corr, cls, transfer, track or pose.",
+        ),
+    ],
     dataset: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET",
-            show_default=False,
-            help="E.g. camvid, ade20k, rooms; for depth any RGB-D capture.",
+            metavar="DATASET", show_default=False,
+            help="E.g. camvid, ade20k, rooms; for depth and corr any RGB-D capture; for corr also "
+            "a lifted scene.",
         ),
     ],
     models: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Any of base,tuned,concat.")
+        str | None,
+        typer.Option(metavar="LIST", help="Any of base,tuned,concat,sum,fused."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the dataset lies.")
@@ -33,8 +40,11 @@ def probe(
     ] = None,
     backbone: Backbone = None,
     weights: Weights = None,
-) -> None:
-    """Train linear heads on frozen features of base, tuned and both; print the scores."""
+) -> None:  # fmt: skip
+    """Measure frozen features of base, tuned and both; print figures with their uncertainty.
+
+    Prints the figures that a task is judged by; -v prints all, the report holds all.
+    """
     resolved = run.resolve(
         {
             "probe.models": ("--models", models),
@@ -50,7 +60,7 @@ def probe(
         run.show_settings(resolved, {"task": task, "dataset": dataset})
         return
 
-    from fit3d_cli.commands import _show
+    from fit3d_cli.commands import _figures
     from fit3d_cli.probing.run import run_probe
 
     with run.progress() as on_event:
@@ -63,14 +73,9 @@ def probe(
             seed=run.seed,
             on_event=on_event,
         )
-    report = probed.report
     if run.as_json:
-        run.emit({**report.to_dict(), "path": probed.path})
+        run.emit({**probed.report.to_dict(), "path": probed.path})
     else:
-        names = list(dict.fromkeys(name for row in report.rows for name in row.metrics))
-        rows = [(row.model, *(row.metrics.get(name) for name in names)) for row in report.rows]
-        _show.table(run.out, ("model", *names), rows)
-        for note in report.notes:
-            run.out.write(f"note: {note}\n")
+        _figures.show(run.out, probed.report, every=run.verbose > 0)
         run.out.write(f"report: {probed.path}\n")
     run.hint(f"fit3d compare{run.workspace_option()}")

@@ -1,15 +1,15 @@
-"""Frozen features of a split: one or two backbones side by side, read where they are needed."""
+"""Frozen features of a split: one or two backbones together, read where they are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fit3d_cli.backbones.cache import TokenCache, TokenItem, TokenModel, Tokens, all_tokens
-from fit3d_cli.errors import SettingsError
+from fit3d_cli.probing.assembly import PARTS, assemble
 from fit3d_cli.shapes import check_dims
 
 # Tokens that are held in memory; beyond it they are read from the cache when needed.
@@ -70,32 +70,32 @@ class TokenStore:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a row of the report: the channels of its backbones, one after the other.
-
-    Nothing is scaled or normalised before concatenation (FiT3D's assembly).
+    """Features of a row of the report, put together from its models' tokens.
 
     Attributes:
-        stores: One (base or tuned) or two (concat) stores of the same pictures.
-        with_cls: Append the first backbone's class token to every patch token.
+        row: Key of ``assembly.PARTS``.
+        stores: Tokens of the same pictures by model name; those that the row needs.
+        with_cls: Append the first model's class token to every patch token.
+
+    Raises:
+        SettingsError: The models' tokens do not go together.
     """
 
-    stores: tuple[TokenStore, ...]
+    row: str
+    stores: Mapping[str, TokenStore]
     with_cls: bool = False
 
+    def __post_init__(self) -> None:
+        # Sizes depend on the models alone, so the first picture tells for all.
+        assemble(self.row, {name: self.stores[name][0].patches for name in PARTS[self.row]})
+
     def __len__(self) -> int:
-        return len(self.stores[0])
+        return len(self.stores[PARTS[self.row][0]])
 
     def grid(self, index: int) -> Tensor:
-        """``[h, w, C]`` float32 of a picture, on the CPU.
-
-        Raises:
-            SettingsError: The backbones have different patch sizes.
-        """
-        parts = [store[index].patches for store in self.stores]
-        self._require_one_grid(parts)
-        if self.with_cls:
-            parts.append(self.stores[0][index].cls.expand(*parts[0].shape[:2], -1))
-        return torch.cat(parts, dim=-1).float()
+        """``[h, w, C]`` float32 of a picture, on the CPU."""
+        tokens = {name: self.stores[name][index].patches.float() for name in PARTS[self.row]}
+        return self._finish(index, assemble(self.row, tokens))
 
     def at(self, index: int, places: Tensor) -> Tensor:
         """Bilinear features at places of a picture, ``[P, C]`` float32.
@@ -104,15 +104,24 @@ class Features:
             index: The picture.
             places: ``[P, 2]`` x and y in 0..1 of the picture's width and height.
         """
-        parts = [store[index].patches for store in self.stores]
-        self._require_one_grid(parts)
-        values = [interpolate(part, places) for part in parts]
-        if self.with_cls:
-            values.append(self.stores[0][index].cls.float().expand(len(places), -1))
-        return torch.cat(values, dim=-1)
+        tokens = {
+            name: interpolate(self.stores[name][index].patches, places) for name in PARTS[self.row]
+        }
+        return self._finish(index, assemble(self.row, tokens))
+
+    def _finish(self, index: int, tokens: Tensor) -> Tensor:
+        if not self.with_cls:
+            return tokens
+        cls = self.stores[PARTS[self.row][0]][index].cls.float()
+        return torch.cat([tokens, cls.expand(*tokens.shape[:-1], -1)], dim=-1)
+
+    def widths(self) -> tuple[int, int]:
+        """Channels of the assembled patch tokens, and of one model's."""
+        first = [self.stores[name][0].patches.shape[-1] for name in PARTS[self.row]]
+        return first[0] if self.row == "sum" else sum(first), first[0]
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """``[C]`` mean and standard deviation over all tokens of all pictures."""
+        """``[C]`` mean and variance over all tokens of all pictures."""
         count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
         for index in range(len(self)):
             rows = self.grid(index).flatten(0, 1).double()
@@ -120,17 +129,7 @@ class Features:
             total = total + rows.sum(0)
             square = square + rows.square().sum(0)
         mean = total / count
-        variance = (square / count - mean.square()).clamp(min=0)
-        return mean.float(), (variance + 1e-5).sqrt().float()  # BatchNorm's epsilon
-
-    @staticmethod
-    def _require_one_grid(parts: Sequence[Tensor]) -> None:
-        if any(part.shape[:2] != parts[0].shape[:2] for part in parts):
-            raise SettingsError(
-                "base and tuned have different token grids",
-                where="--models concat",
-                hint="concatenate a backbone with a model tuned from it",
-            )
+        return mean.float(), (square / count - mean.square()).clamp(min=0).float()
 
 
 def interpolate(grid: Tensor, places: Tensor) -> Tensor:

@@ -2,70 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from fit3d_cli.shapes import check_dims
+from fit3d_cli.statistics import Pooled
 
 DEPTH_METRICS = (
     "abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3",
 )  # fmt: skip
 
 
-def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int, ignore: int) -> Tensor:
+def class_counts(predicted: Tensor, labels: Tensor, classes: int, ignore: int) -> Tensor:
     """Count pixels by class.
 
     Args:
         predicted: ``[H, W]`` int64 in ``0 .. classes - 1``.
         labels: ``[H, W]`` int64, the same or ``ignore``.
         classes: K.
-        ignore: Label of pixels that do not count.
+        ignore: Label of pixels that do not count, whatever is predicted there.
 
     Returns:
-        ``[K, K]`` int64, rows are true classes, columns predicted ones.
+        ``[3, K]`` int64: pixels rightly predicted, of the true class, predicted.
     """
     check_dims(predicted=(predicted, "H W"), labels=(labels, "H W"))
     used = labels != ignore
-    pairs = labels[used] * classes + predicted[used]
-    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    said, true = predicted[used], labels[used]
+    return torch.stack(
+        [torch.bincount(some, minlength=classes) for some in (true[said == true], true, said)]
+    )
 
 
-def segmentation_metrics(confusion: Tensor) -> dict[str, float]:
+def image_segmentation(counts: Tensor) -> dict[str, float]:
+    """``image_miou`` and ``image_acc`` of one picture, in 0..1; NaN without a labelled pixel.
+
+    ``image_miou`` averages over the classes that occur in the picture; a false class costs the
+    classes that it covers.
+
+    Args:
+        counts: ``[3, K]`` from ``class_counts``.
+    """
+    hits, true, said = counts.double()
+    return {
+        "image_miou": float(_mean_where(hits / (true + said - hits), true > 0)),
+        "image_acc": float(hits.sum() / true.sum()),
+    }
+
+
+def split_segmentation(counts: Tensor) -> dict[str, Pooled]:
     """``miou``, ``macc`` and ``aacc`` of a whole split, in 0..1.
 
     Classes that neither occur nor are predicted do not enter ``miou``; classes that do not
     occur do not enter ``macc`` (mmsegmentation's convention).
 
     Args:
-        confusion: ``[K, K]``, summed over the split.
+        counts: ``[n, 3, K]`` float64, ``class_counts`` of every picture; NaN where not scored.
     """
-    counts = confusion.double()
-    hits, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
-    union = true + said - hits
+    hits, true, said = counts.unbind(1)
     return {
-        "miou": _mean_where(hits / union, union > 0),
-        "macc": _mean_where(hits / true, true > 0),
-        "aacc": float(hits.sum() / true.sum()) if float(true.sum()) else 0.0,
+        "miou": Pooled(torch.cat([hits, true + said - hits], 1), _mean_share),
+        "macc": Pooled(torch.cat([hits, true], 1), _mean_share),
+        "aacc": Pooled(torch.stack([hits.sum(1), true.sum(1)], 1), _mean_share),
     }
 
 
-def image_segmentation(confusion: Tensor) -> dict[str, float]:
-    """``image_miou`` and ``image_acc`` of one picture, in 0..1.
-
-    ``image_miou`` averages over the classes that occur in the picture; a false class costs the
-    classes that it covers.
-
-    Args:
-        confusion: ``[K, K]`` of one picture with at least one labelled pixel.
-    """
-    counts = confusion.double()
-    hits, true, said = counts.diagonal(), counts.sum(1), counts.sum(0)
-    return {
-        "image_miou": _mean_where(hits / (true + said - hits), true > 0),
-        "image_acc": float(hits.sum() / true.sum()),
-    }
+def _mean_share(sums: Tensor) -> Tensor:
+    """``[..., 2 K]`` counts and wholes to the mean share over the classes that have a whole."""
+    part, whole = sums.chunk(2, dim=-1)
+    return _mean_where(part / whole, whole > 0)
 
 
 def depth_metrics(predicted: Tensor, truth: Tensor) -> dict[str, float]:
@@ -96,10 +100,6 @@ def depth_metrics(predicted: Tensor, truth: Tensor) -> dict[str, float]:
     return {name: float(values[name]) for name in DEPTH_METRICS}
 
 
-def mean_of(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of each figure over pictures, at least one."""
-    return {name: sum(s[name] for s in samples) / len(samples) for name in samples[0]}
-
-
-def _mean_where(values: Tensor, mask: Tensor) -> float:
-    return float(values[mask].mean()) if bool(mask.any()) else 0.0
+def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the last axis where ``mask``; NaN where it is nowhere."""
+    return torch.where(mask, values, torch.nan).nanmean(dim=-1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from fit3d_cli.probing.heads import DepthHead, SegHead
 
@@ -20,12 +21,16 @@ def predict_labels(head: SegHead, grid: Tensor, height: int, width: int) -> Tens
         height: Height of the labels.
         width: Width of the labels.
     """
-    logits = head(grid).permute(2, 0, 1)[None]
+    return enlarged_argmax(head(grid).permute(2, 0, 1)[None], height, width)
+
+
+def enlarged_argmax(logits: Tensor, height: int, width: int) -> Tensor:
+    """``[1, K, h, w]`` logits to the ``[height, width]`` classes of the largest enlarged one."""
     best: Tensor | None = None
     chosen: Tensor | None = None
     # A chunk of classes at a time: 150 classes of a large photo would fill the memory.
     for start in range(0, logits.shape[1], _CLASS_CHUNK):
-        part = nn.functional.interpolate(
+        part = interpolate(
             logits[:, start : start + _CLASS_CHUNK], size=(height, width), mode="bilinear",
             align_corners=False,
         )[0]  # fmt: skip
@@ -50,11 +55,16 @@ def predict_depth(head: DepthHead, grid: Tensor, height: int, width: int) -> Ten
         height: Height of the depth picture.
         width: Width of the depth picture.
     """
+    depth = finer_depth(head, grid)
+    return interpolate(depth, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+
+
+def finer_depth(head: DepthHead, grid: Tensor) -> Tensor:
+    """``[h, w, C]`` features to ``[1, 1, 4 h, 4 w]`` metres; differentiable.
+
+    The published head enlarges the features and then applies its convolution; both are linear, so
+    enlarging the logits is the same and cheaper.
+    """
     logits = head.logits(grid).permute(2, 0, 1)[None]
-    finer = nn.functional.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)[
-        0
-    ].permute(1, 2, 0)
-    depth = head.decode(finer)[None, None]
-    return nn.functional.interpolate(
-        depth, size=(height, width), mode="bilinear", align_corners=False
-    )[0, 0]
+    finer = interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)[0]
+    return head.decode(finer.permute(1, 2, 0))[None, None]

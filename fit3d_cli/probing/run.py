@@ -14,15 +14,18 @@ from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.datasets.base import DATASETS
 from fit3d_cli.device import resolve_device
-from fit3d_cli.errors import SettingsError, UnknownNameError
-from fit3d_cli.probing.probe import TASKS, probe
-from fit3d_cli.probing.sources import open_dataset
-from fit3d_cli.probing.split import PARTS
+from fit3d_cli.errors import SettingsError
+from fit3d_cli.probing.assembly import PARTS
+from fit3d_cli.probing.drift import measure_drift
+from fit3d_cli.probing.tasks.base import TASKS, Question
 from fit3d_cli.progress import OnEvent
 from fit3d_cli.report import Report
 from fit3d_cli.settings import LiftBackboneSettings, ProbeSettings
 from fit3d_cli.storage import require_writable, write_json
 from fit3d_cli.workspace import Workspace
+
+# Places of this machine, and what changes no result.
+_OFF_THE_RECORD: dict[str, Any] = {"data": True, "tuned": True, "backbone": {"weights", "batch"}}
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ def run_probe(
     """Probe the models that the settings name and write ``<workspace>/reports/<task>-<name>.json``.
 
     Args:
-        task: ``seg`` or ``depth``.
-        dataset: A registered dataset; for ``depth`` also the directory of an RGB-D capture, or
+        task: Name of a registered task.
+        dataset: A registered dataset; for tasks that take captures also the directory of one, or
             the name of one that the workspace remembers.
         settings: Rows, models, sizes and the head's schedule.
         workspace: Where tuned models, caches and reports lie.
@@ -61,13 +64,12 @@ def run_probe(
         on_event: Told about progress.
 
     Raises:
-        Fit3dError: As ``open_dataset``, ``load_backbone`` and ``probe``; before anything runs
+        Fit3dError: As the task, ``load_backbone`` and ``measure_drift``; before anything runs
             also if the report could not be written.
     """
-    if task not in TASKS:
-        raise UnknownNameError(
-            f"unknown task {task!r}", where="TASK", hint=f"choose one of {', '.join(TASKS)}"
-        )
+    chosen = TASKS.get(task, where="TASK")
+    if not settings.models:
+        raise SettingsError("no row to measure", where="--models", hint="name at least one model")
     place = Workspace(workspace)
     require_writable(place.reports_dir)
     place.sweep()
@@ -76,14 +78,23 @@ def run_probe(
     if dataset not in DATASETS and not Path(dataset).is_dir() and dataset in remembered:
         dataset = str(remembered[dataset])
     root = Path(settings.data) if settings.data else place.root / "datasets" / dataset
-    data = open_dataset(task, dataset, root)
-    models, notes = _models(settings, place, target)
-    report = probe(
-        task, data, models, settings,
-        device=target, seed=seed, cache_dir=place.cache_dir / "tokens", on_step=on_event,
+    prepared = chosen.prepare(
+        Question(
+            task, dataset, root, settings, place, target,
+            seed=seed, cache_dir=place.cache_dir / "tokens", on_event=on_event,
+        )
     )  # fmt: skip
-    report = replace(report, notes=(*notes, *report.notes))
-    path = place.reports_dir / f"{task}-{data.name}.json"
+    models, notes = _models(settings, place, target)
+    report = prepared.measure(models)
+    drift = {}
+    if len(models) == 2:
+        drift = measure_drift(
+            models["base"], models["tuned"], prepared.pictures, settings,
+            device=target, seed=seed, on_event=on_event,
+        )  # fmt: skip
+    changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=_OFF_THE_RECORD)
+    report = replace(report, notes=(*notes, *report.notes), settings=changed, drift=drift)
+    path = place.reports_dir / f"{task}-{report.dataset}.json"
     write_json(path, report.to_dict())
     return Probed(report, path)
 

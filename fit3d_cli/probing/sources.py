@@ -34,7 +34,7 @@ def open_dataset(task: str, name: str, root: Path) -> SegDataset | DepthDataset:
         DatasetError: The directory is absent, laid out otherwise or too small.
         CaptureError: The capture is damaged.
     """
-    if name not in DATASETS and Path(name).is_dir():
+    if is_capture(name):
         if task == "depth":
             return capture_depth(read_capture(Path(name)))
         raise UnknownNameError(
@@ -43,6 +43,11 @@ def open_dataset(task: str, name: str, root: Path) -> SegDataset | DepthDataset:
             hint=f"name one of {', '.join(dataset_names(task))}",
         )
     return load_dataset(task, name, root)
+
+
+def is_capture(name: str) -> bool:
+    """Whether ``open_dataset`` takes the name as the directory of a capture."""
+    return name not in DATASETS and Path(name).is_dir()
 
 
 def capture_depth(capture: Capture) -> DepthDataset:
@@ -71,9 +76,9 @@ def capture_depth(capture: Capture) -> DepthDataset:
         capture.name,
         tuple(_sample(view) for view in train),
         tuple(_sample(view) for view in val),
-        {view.name: view.depth_scale for view in (*train, *val)},
-        capture.metric,
-        tuple(notes),
+        scales={view.name: view.depth_scale for view in (*train, *val)},
+        metric=capture.metric,
+        notes=tuple(notes),
     )
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fit3d_cli.probing.features import interpolate
-from fit3d_cli.probing.heads import DepthHead, SegHead
+from fit3d_cli.probing.heads import DepthHead, Fusion, SegHead
 from fit3d_cli.probing.prediction import predict_depth, predict_labels
 from fit3d_cli.probing.training import Plan, draw_pixels
 
@@ -27,31 +27,63 @@ def test_interpolation_is_torchs_bilinear_at_every_pixel(size: tuple[int, int]) 
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_seg_head_is_batch_norm_and_a_convolution() -> None:
-    rows = torch.randn(500, 6, generator=generator()) * 3 + 1
-    std = (rows.var(0, unbiased=False) + 1e-5).sqrt()
-    head = SegHead(rows.mean(0), std, 4, generator=generator())
-    with torch.no_grad():
-        head.scale.uniform_(0.5, 2)
-        head.shift.uniform_(-1, 1)
-        head.bias.uniform_(-1, 1)
+def expected_logits(head: SegHead, rows: Tensor) -> Tensor:
+    """torch's batch normalisation and convolution with the weights of a head."""
     norm = nn.BatchNorm1d(6)
     convolution = nn.Conv2d(6, 4, 1)
     with torch.no_grad():
-        norm.weight.copy_(head.scale)
-        norm.bias.copy_(head.shift)
+        norm.weight.copy_(head.norm.weight)
+        norm.bias.copy_(head.norm.bias)
         convolution.weight.copy_(head.weight[:, :, None, None])
         assert convolution.bias is not None
         convolution.bias.copy_(head.bias)
-    normed = norm(rows).T[None, :, :, None]
-    expected = convolution(normed)[0, :, :, 0].T
+    found: Tensor = convolution(norm(rows).T[None, :, :, None])[0, :, :, 0].T
+    return found
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_seg_head_is_batch_norm_and_a_convolution(known: bool) -> None:
+    rows = torch.randn(500, 6, generator=generator()) * 3 + 1
+    statistics = (rows.mean(0), rows.var(0, unbiased=False)) if known else None
+    head = SegHead(6, 4, statistics=statistics, generator=generator())
+    with torch.no_grad():
+        head.norm.weight.uniform_(0.5, 2)
+        head.norm.bias.uniform_(-1, 1)
+        head.bias.uniform_(-1, 1)
+    expected = expected_logits(head, rows)
     torch.testing.assert_close(head(rows), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(head(rows.reshape(4, 5, 25, 6)), expected.reshape(4, 5, 25, 4),
+                               atol=1e-4, rtol=1e-4)  # fmt: skip
+    # Known statistics hold for any batch; estimated ones are the running mean at the end.
+    other = torch.randn(50, 6, generator=generator())
+    if known:
+        before = head(other)
+        assert head.norm.running_mean is not None
+        assert torch.equal(head.norm.running_mean, rows.mean(0))
+        head.eval()
+        torch.testing.assert_close(head(other), before)
+    else:
+        before = head(other)
+        head.eval()
+        assert not torch.allclose(head(other), before)
+
+
+def test_fusion_maps_the_joined_channels_and_keeps_the_class_token() -> None:
+    fusion = Fusion(6, 3, generator=generator())
+    tokens = torch.randn(2, 5, 8, generator=generator())
+    fused = fusion(tokens)
+    assert fused.shape == (2, 5, 5)
+    torch.testing.assert_close(fused[..., :3], tokens[..., :6] @ fusion.weight.T + fusion.bias)
+    assert torch.equal(fused[..., 3:], tokens[..., 6:])
+    head = DepthHead(5, 4, 1.0, 2.0, fusion=fusion, generator=generator())
+    torch.autograd.backward(head(tokens).sum())
+    assert fusion.weight.grad is not None and float(fusion.weight.grad.abs().sum()) > 0
 
 
 def test_heads_commute_with_interpolation() -> None:
     grid = torch.randn(4, 5, 6, generator=generator())
     places = torch.rand(40, 2, generator=generator())
-    head = SegHead(torch.ones(6), torch.full((6,), 2.0), 3, generator=generator())
+    head = SegHead(6, 3, statistics=(torch.ones(6), torch.full((6,), 4.0)), generator=generator())
     torch.testing.assert_close(head(interpolate(grid, places)), interpolate(head(grid), places))
 
 
@@ -66,7 +98,7 @@ def test_depth_is_the_expectation_over_bins() -> None:
 
 
 def test_labels_are_the_arg_max_of_enlarged_logits_over_any_number_of_classes() -> None:
-    head = SegHead(torch.zeros(5), torch.ones(5), 37, generator=generator())
+    head = SegHead(5, 37, statistics=(torch.zeros(5), torch.ones(5)), generator=generator())
     grid = torch.randn(3, 4, 5, generator=generator())
     logits = nn.functional.interpolate(
         head(grid).permute(2, 0, 1)[None], size=(10, 17), mode="bilinear", align_corners=False

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fit3d_cli.errors import DatasetError, SettingsError, UnknownNameError
 from fit3d_cli.images import save_png
 from fit3d_cli.probing.features import Features, TokenStore
 from fit3d_cli.probing.probe import probe
+from fit3d_cli.probing.scores import group_pictures
 from fit3d_cli.probing.sources import capture_depth, open_dataset
 from fit3d_cli.progress import Progress
 from fit3d_cli.report import Report
@@ -29,7 +31,8 @@ class Colours:
     """Tokens are patch means of some colour channels: labels are linear in them, or not."""
 
     channels: tuple[int, ...]
-    patch: int = PATCH
+    patch_size: int = PATCH
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     @property
     def name(self) -> str:
@@ -37,13 +40,13 @@ class Colours:
 
     @property
     def identity(self) -> str:
-        return f"colours {self.channels} {self.patch}"
+        return f"colours {self.channels} {self.patch_size}"
 
     def input_size(self, width: int, height: int, target_width: int) -> tuple[int, int]:
         return target_width, target_width * height // width
 
-    def tokens_and_cls(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        patches = torch.nn.functional.avg_pool2d(images[:, list(self.channels)], self.patch)
+    def tokens_and_cls(self, images: Tensor, *, norm: bool = True) -> tuple[Tensor, Tensor]:
+        patches = torch.nn.functional.avg_pool2d(images[:, list(self.channels)], self.patch_size)
         tokens = patches.permute(0, 2, 3, 1)
         return tokens, tokens.mean((1, 2))
 
@@ -96,12 +99,20 @@ MODELS = {"base": Colours((1, 2)), "tuned": Colours((0,))}
 
 
 def settings(**changes: object) -> ProbeSettings:
-    values = {"steps": 150, "lr": 0.05, "batch": 4, "bins": 32, "max_depth": 5.0, **changes}
+    values = {
+        "steps": 80,
+        "lr": 0.05,
+        "batch": 4,
+        "bins": 32,
+        "min_depth": 0.1,
+        "max_depth": 5.0,
+        **changes,
+    }
     return ProbeSettings(backbone=BackboneSettings(width=SIZE), **values)  # type: ignore[arg-type]
 
 
 def test_seg_rows_tell_who_knows_the_classes(tmp_path: Path) -> None:
-    report = probe("seg", segmentation(tmp_path), MODELS, settings())
+    report = probe(segmentation(tmp_path), MODELS, settings())
     base, tuned, concat = report.rows
     assert [row.model for row in report.rows] == ["base", "tuned", "concat"]
     assert base.metrics["miou"] < 0.35
@@ -115,14 +126,57 @@ def test_seg_rows_tell_who_knows_the_classes(tmp_path: Path) -> None:
             assert row.metrics[name] == pytest.approx(sum(values) / 4)
 
 
+def test_figures_of_the_split_have_its_own_interval(tmp_path: Path) -> None:
+    report = probe(segmentation(tmp_path), MODELS, settings(models=("base", "tuned"), steps=60))
+    base, tuned = report.rows
+    assert not base.differences and set(tuned.differences) == set(tuned.figures)
+    for name in ("miou", "macc", "aacc"):
+        assert name not in tuned.samples
+        figure, gain = tuned.figures[name], tuned.differences[name]
+        assert figure.n == gain.n == 4
+        assert figure.low < figure.value < figure.high
+        assert gain.value == pytest.approx(figure.value - base.figures[name].value)
+        assert gain.low > 0  # four pictures are enough to see this one
+
+
+@pytest.mark.parametrize("kind", ["seg", "depth"])
+def test_sum_and_fused_know_what_either_model_knows(tmp_path: Path, kind: str) -> None:
+    dataset = segmentation(tmp_path) if kind == "seg" else depths(tmp_path)
+    models = {"base": Colours((1, 2)), "tuned": Colours((0, 1))}
+    rows = ("base", "sum", "fused")
+    report = probe(dataset, models, settings(models=rows, steps=100))
+    base, added, fused = (row.metrics for row in report.rows)
+    if kind == "seg":
+        assert base["miou"] < 0.35 < 0.6 < min(added["miou"], fused["miou"])
+    else:
+        assert max(added["rmse"], fused["rmse"]) < 0.8 * base["rmse"]
+
+
+def test_scenes_and_neighbouring_frames_are_resampled_as_wholes(tmp_path: Path) -> None:
+    dataset = depths(tmp_path)
+
+    def samples(names: list[str]) -> tuple[Sample, ...]:
+        return tuple(Sample(name, tmp_path, tmp_path) for name in names)
+
+    scenes = samples([f"{scene}/{frame}" for scene in range(8) for frame in range(2)])
+    groups, notes = group_pictures(dataset, scenes, video=False)
+    assert groups == [number // 2 for number in range(16)] and "8 scenes" in notes[0]
+    assert group_pictures(dataset, scenes[:14], video=False) == (None, ())  # too few to tell
+    frames = samples([str(number) for number in range(42)])
+    assert group_pictures(dataset, frames, video=False) == (None, ())
+    groups, notes = group_pictures(dataset, frames, video=True)
+    assert groups is not None and groups[:6] == [0, 0, 0, 0, 0, 1] and "blocks of 5" in notes[0]
+    assert group_pictures(dataset, frames[:15], video=True) == (None, ())
+
+
 def test_labels_unrelated_to_the_picture_cannot_be_learnt(tmp_path: Path) -> None:
-    report = probe("seg", segmentation(tmp_path, shuffled=True), MODELS,
+    report = probe(segmentation(tmp_path, shuffled=True), MODELS,
                    settings(models=("tuned",)))  # fmt: skip
     assert report.rows[0].metrics["miou"] < 0.4
 
 
 def test_depth_rows_tell_who_knows_the_depth(tmp_path: Path) -> None:
-    report = probe("depth", depths(tmp_path), MODELS, settings(steps=300))
+    report = probe(depths(tmp_path), MODELS, settings(steps=220))
     base, tuned, concat = (row.metrics for row in report.rows)
     assert tuned["rmse"] < 0.6 * base["rmse"]
     assert concat["rmse"] < 0.6 * base["rmse"]
@@ -136,7 +190,7 @@ def test_the_same_seed_gives_the_same_report_with_and_without_cache(tmp_path: Pa
     events: list[Progress] = []
 
     def run(seed: int, cache: bool) -> str:
-        report = probe("seg", dataset, MODELS, settings(steps=20), seed=seed,
+        report = probe(dataset, MODELS, settings(steps=20), seed=seed,
                        cache_dir=tmp_path / "cache" if cache else None,
                        on_step=events.append)  # fmt: skip
         return json.dumps(report.to_dict())
@@ -152,10 +206,10 @@ def test_the_same_seed_gives_the_same_report_with_and_without_cache(tmp_path: Pa
 
 
 def test_max_images_spreads_over_the_split(tmp_path: Path) -> None:
-    report = probe("seg", segmentation(tmp_path), MODELS,
+    report = probe(segmentation(tmp_path), MODELS,
                    settings(models=("tuned",), max_images=2, steps=5))  # fmt: skip
     assert report.count == 2
-    assert report.settings["max_images"] == 2
+    assert report.rows[0].figures["miou"].n == 2
 
 
 def test_pictures_without_labels_are_not_counted(tmp_path: Path) -> None:
@@ -163,48 +217,45 @@ def test_pictures_without_labels_are_not_counted(tmp_path: Path) -> None:
     empty = np.zeros((SIZE, SIZE), np.uint16)
     save_png(dataset.val[0].label_path, empty)
     save_png(dataset.train[0].label_path, empty)
-    report = probe("depth", dataset, MODELS, settings(models=("tuned",), steps=5))
+    report = probe(dataset, MODELS, settings(models=("tuned",), steps=5))
     assert report.count == 3
     for sample in dataset.val:
         save_png(sample.label_path, empty)
     with pytest.raises(DatasetError, match="no scored picture"):
-        probe("depth", dataset, MODELS, settings(models=("tuned",), steps=5))
+        probe(dataset, MODELS, settings(models=("tuned",), steps=5))
     for sample in dataset.train:
         save_png(sample.label_path, empty)
     with pytest.raises(DatasetError, match="no training picture"):
-        probe("depth", dataset, MODELS, settings(models=("tuned",), steps=5))
+        probe(dataset, MODELS, settings(models=("tuned",), steps=5))
 
 
 def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
     dataset = segmentation(tmp_path)
     save_png(dataset.train[3].label_path, np.zeros((SIZE, SIZE // 2), np.uint8))
     with pytest.raises(DatasetError, match="labels of 32x64 for a photo of 64x64"):
-        probe("seg", dataset, MODELS, settings(steps=5))
+        probe(dataset, MODELS, settings(steps=5))
 
 
 def test_contradictions_are_refused(tmp_path: Path) -> None:
     dataset = segmentation(tmp_path)
     with pytest.raises(SettingsError, match="row 'tuned' needs the tuned model"):
-        probe("seg", dataset, {"base": MODELS["base"]}, settings())
-    with pytest.raises(SettingsError, match="no labels for depth"):
-        probe("depth", dataset, MODELS, settings())
-    with pytest.raises(SettingsError, match="unknown task"):
-        probe("normals", dataset, MODELS, settings())
-    with pytest.raises(SettingsError, match="not below"):
-        probe("seg", dataset, MODELS, settings(min_depth=5.0))
+        probe(dataset, {"base": MODELS["base"]}, settings())
+    with pytest.raises(SettingsError, match="min_depth 5 is not below max_depth 5"):
+        probe(depths(tmp_path), MODELS, settings(min_depth=5.0))
     with pytest.raises(SettingsError, match="no row"):
-        probe("seg", dataset, MODELS, settings(models=()))
-    other = {"base": Colours((0,)), "tuned": Colours((0,), patch=16)}
+        probe(dataset, MODELS, settings(models=()))
+    other = {"base": Colours((0,)), "tuned": Colours((0,), patch_size=16)}
     with pytest.raises(SettingsError, match="different token grids"):
-        probe("seg", dataset, other, settings(models=("concat",)))
+        probe(dataset, other, settings(models=("concat",)))
 
 
 def test_stores_beyond_the_memory_budget_read_from_the_cache(tmp_path: Path) -> None:
     dataset = segmentation(tmp_path / "data")
-    items = [
-        TokenItem(s.name, (SIZE, SIZE), lambda n=n: torch.full((SIZE, SIZE, 3), n / 10))
-        for n, s in enumerate(dataset.train)
-    ]
+
+    def grey(number: int) -> Tensor:
+        return torch.full((SIZE, SIZE, 3), number / 10)
+
+    items = [TokenItem(s.name, (SIZE, SIZE), partial(grey, n)) for n, s in enumerate(dataset.train)]
     cache = TokenCache(tmp_path / "cache")
     model = Colours((0, 1))
     full = TokenStore(model, items, cache=cache, batch=4, device="cpu")
@@ -212,13 +263,18 @@ def test_stores_beyond_the_memory_budget_read_from_the_cache(tmp_path: Path) -> 
     assert lean._held == [None] * 8
     for index in range(8):
         assert torch.equal(lean[index].patches, full[index].patches)
-    both = Features((full, lean), with_cls=True)
+    stores = {"base": full, "tuned": lean}
+    both = Features("concat", stores, with_cls=True)
     assert both.grid(3).shape == (8, 8, 6)
+    assert both.widths() == (4, 2)
     places = torch.tensor([[0.5, 0.5], [0.1, 0.9]])
     torch.testing.assert_close(both.at(3, places), torch.full((2, 6), 0.3), atol=1e-3, rtol=0)
-    mean, std = Features((full,)).statistics()
+    added = Features("sum", stores)
+    assert added.widths() == (2, 2)
+    torch.testing.assert_close(added.at(3, places), torch.full((2, 2), 0.6), atol=2e-3, rtol=0)
+    mean, variance = Features("base", stores).statistics()
     torch.testing.assert_close(mean, torch.full((2,), 0.35), atol=1e-3, rtol=0)
-    torch.testing.assert_close(std, torch.full((2,), 0.2291), atol=1e-3, rtol=0)
+    torch.testing.assert_close(variance, torch.full((2,), 0.0525), atol=1e-3, rtol=0)
 
 
 def rgbd(root: Path, count: int) -> Path:

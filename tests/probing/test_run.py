@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.device import seeded
 from fit3d_cli.errors import DatasetError, SettingsError
 from fit3d_cli.images import save_png
+from fit3d_cli.probing.exact.protocol import SEG_PROTOCOLS
 from fit3d_cli.probing.run import run_probe
 from fit3d_cli.progress import ignore
 from fit3d_cli.report import Report
@@ -76,7 +78,7 @@ def test_models_may_be_named(place: Workspace, tmp_path: Path) -> None:
     assert base(2).weights_sha256[:12] in report.notes[0]
     assert any("other weights" in note for note in report.notes)
     again, _ = run(place, tuned=str(place.models_dir / "mine"), models=("tuned",))
-    assert again.rows[0] == report.rows[1]
+    assert again.rows[0].figures == report.rows[1].figures
 
 
 def test_without_a_tuned_model_the_remedy_is_named(place: Workspace) -> None:
@@ -89,7 +91,8 @@ def test_without_a_tuned_model_the_remedy_is_named(place: Workspace) -> None:
     assert len(report.rows) == 1
 
 
-def test_a_remembered_capture_may_be_named(place: Workspace, tmp_path: Path) -> None:
+def kitchen(tmp_path: Path) -> Path:
+    """An RGB-D capture of ten views."""
     root = tmp_path / "kitchen"
     np.savetxt(_made(root) / "intrinsics.txt", [[50, 0, 16], [0, 50, 12], [0, 0, 1]])
     for number in range(10):
@@ -99,11 +102,37 @@ def test_a_remembered_capture_may_be_named(place: Workspace, tmp_path: Path) -> 
         np.savetxt(stem.with_suffix(".pose.txt"), pose)
         save_png(stem.with_suffix(".color.png"), np.full((24, 32, 3), 20 * number, np.uint8))
         save_png(stem.with_suffix(".depth.png"), np.full((24, 32), 1500 + number, np.uint16))
-    place.remember_capture("kitchen", root)
+    return root
+
+
+def test_a_remembered_capture_may_be_named(place: Workspace, tmp_path: Path) -> None:
+    place.remember_capture("kitchen", kitchen(tmp_path))
     done = run_probe("depth", "kitchen", settings(models=("tuned",), bins=8), workspace=place.root,
                      device="cpu", seed=0, on_event=ignore)  # fmt: skip
     assert done.report.dataset == "kitchen" and done.report.count == 2
     assert torch.isfinite(torch.tensor(done.report.rows[0].metrics["rmse"]))
+
+
+ROWS = ("base", "tuned", "concat", "sum", "fused")
+
+
+@pytest.mark.parametrize("preset", ["fast", "parity", "fixed"])
+def test_every_preset_runs_every_row(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    for name, protocol in SEG_PROTOCOLS.items():
+        smaller = replace(protocol, short=36, long=144, crop=36, stride=24)
+        monkeypatch.setitem(SEG_PROTOCOLS, name, smaller)
+    for task, dataset in (("seg", "camvid"), ("depth", str(kitchen(tmp_path)))):
+        chosen = settings(models=ROWS, preset=preset, batch=2, bins=8)
+        done = run_probe(task, dataset, chosen, workspace=place.root, device="cpu", seed=0,
+                         on_event=ignore)  # fmt: skip
+        assert [row.model for row in done.report.rows] == list(ROWS)
+        assert all(np.isfinite(list(row.metrics.values())).all() for row in done.report.rows)
+        assert any(f"preset {preset}" in note for note in done.report.notes)
+        assert set(done.report.drift) == {"cosine", "norm_ratio"}
+        assert Report.from_json(done.path.read_text(), where="x").rows == done.report.rows
+    assert not list((place.cache_dir / "heads").glob("*"))  # nothing is left of finished trainings
 
 
 def _made(directory: Path) -> Path:

@@ -1,0 +1,1 @@
+"""What the zero-shot matching tasks (transfer, track, pose) compute with their features."""

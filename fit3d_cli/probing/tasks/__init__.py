@@ -1,0 +1,1 @@
+"""What can be probed: one task per file."""

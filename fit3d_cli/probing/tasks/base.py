@@ -1,0 +1,80 @@
+"""The contract of a task, and the registry of all tasks.
+
+A task is one file in this package that calls ``TASKS.add(name, Task(...))``. ``prepare`` opens the
+data and fails early, before any model is loaded; what it returns is then called with the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.progress import OnEvent, ignore
+from fit3d_cli.registry import Registry
+from fit3d_cli.report import Report
+from fit3d_cli.settings import ProbeSettings
+from fit3d_cli.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be measured.
+
+    Attributes:
+        task: Name of the task.
+        dataset: As typed: a registered dataset, the directory of a capture, or (already replaced
+            by its directory) a capture that the workspace remembers.
+        root: Directory of a registered dataset: ``--data``, else ``<workspace>/datasets/<name>``.
+        settings: Rows, models, sizes, schedules.
+        place: Workspace with the remembered captures and scenes.
+        device: Where models and heads run.
+        seed: Decides every random draw.
+        cache_dir: Token cache; None keeps tokens in memory only.
+        on_event: Told about progress.
+    """
+
+    task: str
+    dataset: str
+    root: Path
+    settings: ProbeSettings
+    place: Workspace
+    device: torch.device
+    seed: int = 0
+    cache_dir: Path | None = None
+    on_event: OnEvent = ignore
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Opened data.
+
+    Attributes:
+        measure: Models by name (``base``, ``tuned``, as far as the rows need them) to the report;
+            its notes say how was measured, the caller adds which models.
+        pictures: Scored photos, on which the caller measures the drift of the tuned model.
+    """
+
+    measure: Callable[[Mapping[str, Backbone]], Report]
+    pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of measurement.
+
+    Attributes:
+        summary: What is measured, one line.
+        datasets: Names and layouts that it takes, for help and messages.
+        prepare: Opens the data of a question.
+    """
+
+    summary: str
+    datasets: Callable[[], list[str]]
+    prepare: Callable[[Question], Prepared]
+
+
+TASKS: Registry[Task] = Registry("task", "fit3d_cli.probing.tasks")
