@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import machine, options, results
 
-PARTS = ("splat", "targets", "sweep", "lift")
+PARTS = ("splat", "targets", "sweep", "lift", "finetune_step")
 
 
 def main() -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -41,3 +43,13 @@ def realdata() -> Path:
 def workspace(tmp_path: Path) -> Path:
     """A workspace that does not exist yet."""
     return tmp_path / "fit3d-out"
+
+
+@pytest.fixture(scope="session")
+def trees() -> ModuleType:
+    """``datasets/trees.py``: tiny datasets in their published layouts."""
+    spec = importlib.util.spec_from_file_location("trees", ROOT / "tests" / "datasets" / "trees.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -15,6 +15,7 @@ LAYERS: tuple[set[str], ...] = (
     {"errors", "shapes", "progress"},
     {"registry", "device", "storage", "_kernels", "_cuda"},
     {"geometry", "images", "video", "report", "settings", "workspace", "tensorfile"},
+    {"statistics"},
     {"capture", "splat", "backbones", "datasets", "rooms", "decoders", "viz", "export"},
     {"scene"},
     {"archive", "rendering"},

@@ -129,6 +129,7 @@ class Run:
         as_json: One JSON object on stdout instead of tables.
         dry_run: Show settings, do nothing.
         quiet: No progress on stderr.
+        verbose: Number of ``-v``.
         out: The real stdout. While a verb runs, ``sys.stdout`` is stderr, so that nothing a
             library prints can spoil the result.
     """
@@ -142,6 +143,7 @@ class Run:
     as_json: bool
     dry_run: bool
     quiet: bool
+    verbose: int
     out: TextIO
 
     def resolve(self, flags: Mapping[str, tuple[str, Any]] | None = None) -> Resolved:
@@ -219,6 +221,7 @@ def common_options(body: Callable[..., None]) -> Callable[..., None]:
             as_json=bool(merged["as_json"]),
             dry_run=bool(merged["dry_run"]),
             quiet=bool(merged["quiet"]),
+            verbose=int(merged["verbose"] or 0),
             out=sys.stdout,
         )
         with contextlib.redirect_stdout(sys.stderr):

@@ -41,11 +41,17 @@ def console(out: TextIO) -> Console:
     return _Console(file=out, width=width, highlight=False, markup=False, emoji=False)
 
 
-def table(out: TextIO, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows; columns of numbers right-aligned, None as a dash."""
+def table(
+    out: TextIO,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    right: Sequence[int] = (),
+) -> None:
+    """Print rows; columns of numbers, and those in ``right``, right-aligned, None as a dash."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float | None) for row in rows)
+        numeric = index in right or all(isinstance(row[index], int | float | None) for row in rows)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*map(cell, row))

@@ -12,7 +12,8 @@ import typer
 from fit3d_cli.commands._options import Backbone, Captures, Run, Weights, require
 from fit3d_cli.errors import ArchiveError, ImageError, SettingsError
 
-COLUMNS = ("task", "dataset", "model", "metric", "value", "difference", "95 % interval", "verdict")
+COLUMNS = ("task", "dataset", "metric", "n", "model", "value", "95 % CI", "difference", "95 % CI",
+           "verdict")  # fmt: skip
 
 
 def compare(
@@ -136,9 +137,14 @@ def _command(chosen: list[str], differences: Mapping[str, Any], seed: int) -> st
 
 
 def _row(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    interval = None if row["low"] is None else f"{row['low']:+.3g} to {row['high']:+.3g}"
     difference = None if row["difference"] is None else f"{row['difference']:+.3g}"
     metric = f"{row['metric']} {row['arrow']}".strip()
     best = f"{row['model']} (best)" if row["best"] else row["model"]
-    figures = (row["value"], difference, interval, row["verdict"])
-    return (row["task"], row["dataset"], best, metric, *figures)
+    own = _ends(row["value_low"], row["value_high"], ".3g")
+    against = _ends(row["low"], row["high"], "+.3g")
+    figures = (row["value"], own, difference, against, row["verdict"])
+    return (row["task"], row["dataset"], metric, f"{row['count']} {row['over']}", best, *figures)
+
+
+def _ends(low: float | None, high: float | None, form: str) -> str | None:
+    return None if low is None or high is None else f"{low:{form}} to {high:{form}}"

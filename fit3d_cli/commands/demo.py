@@ -168,18 +168,14 @@ def _print(
     page: Path,
     seconds: float,
 ) -> None:
-    from fit3d_cli.commands import _show
+    from fit3d_cli.commands import _figures, _show
 
     columns = ("scene", "gaussians", "PSNR held-out", "feature cosine held-out")
     rows = [(s.name, s.gaussians, s.psnr_heldout, s.feature_cosine_heldout) for s in scenes]
     _show.table(run.out, columns, rows)
     for report in reports:
-        keys = {"seg": ("miou", "macc", "aacc"), "depth": ("rmse", "abs_rel", "delta1")}[
-            report.task
-        ]
-        run.out.write(f"\n{report.task} on {report.count} pictures of unseen rooms\n")
-        table = [(row.model, *(row.metrics.get(key) for key in keys)) for row in report.rows]
-        _show.table(run.out, ("model", *keys), table)
+        run.out.write("\n")
+        _figures.table(run.out, report, every=False)
     run.out.write(f"\npictures: {pictures}\nreport: {page}\n")
     run.out.write(f"done in {seconds:.0f} s; rooms are a demonstration, not a benchmark\n")
     run.hint("fit3d lift YOUR_CAPTURE --backbone dinov2-small  (COLMAP, transforms.json or RGB-D)")

@@ -77,7 +77,7 @@ def compare(
         settings: Of the verb.
         workspace: Results go to its ``compare/``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        seed: Of PCA samples, k-means and the bootstrap.
+        seed: Of PCA samples and k-means.
         captures: Where the scenes' photos lie, if they were moved.
         differences: Settings that differ from the defaults, for the page.
         command: The command line, for the page.
@@ -125,10 +125,10 @@ def compare(
             "Python": platform.python_version(),
         },
     )
-    page = write_report(out / "index.html", reports, pictures, facts, seed=seed)
+    page = write_report(out / "index.html", reports, pictures, facts)
     return Compared(
         page, files, pictures, pair.base.name, pair.tuned.name,
-        tuple(summary_rows(reports, seed=seed)), remarks,
+        tuple(summary_rows(reports)), remarks,
     )  # fmt: skip
 
 

@@ -14,14 +14,8 @@ _WIDTH, _HEIGHT, _MIDDLE = 250, 34, 13
 
 def reach(comparisons: Sequence[Comparison]) -> float:
     """Half width of a common axis for differences of one metric."""
-    ends = [abs(_middle(c)) for c in comparisons]
-    ends += [abs(e) for c in comparisons if c.interval for e in (c.interval.low, c.interval.high)]
+    ends = [abs(end) for c in comparisons for end in (c.difference, c.figure.low, c.figure.high)]
     return max((end for end in ends if math.isfinite(end)), default=0.0) or 1.0
-
-
-def _middle(comparison: Comparison) -> float:
-    """The difference that the interval is of."""
-    return comparison.interval.difference if comparison.interval else comparison.difference
 
 
 def forest(comparison: Comparison, half: float) -> Markup | None:
@@ -47,14 +41,14 @@ def forest(comparison: Comparison, half: float) -> Markup | None:
         el("line", class_="axis", x1=0, x2=_WIDTH, y1=_MIDDLE, y2=_MIDDLE),
         el("line", class_="zero", x1=_WIDTH / 2, x2=_WIDTH / 2, y1=1, y2=_HEIGHT - 10),
     ]
-    if c.interval is not None:
+    if c.figure.has_interval:
         marks.append(
             el(
-                "line", class_=f"bar {style}", x1=x(c.interval.low), x2=x(c.interval.high),
+                "line", class_=f"bar {style}", x1=x(c.figure.low), x2=x(c.figure.high),
                 y1=_MIDDLE, y2=_MIDDLE,
             )
         )  # fmt: skip
-    marks.append(el("circle", class_=f"dot {style}", cx=x(_middle(c)), cy=_MIDDLE, r=5))
+    marks.append(el("circle", class_=f"dot {style}", cx=x(c.difference), cy=_MIDDLE, r=5))
     marks.append(el("text", "0", x=_WIDTH / 2, y=_HEIGHT, text_anchor="middle"))
     marks.append(el("text", "better →", x=_WIDTH, y=_HEIGHT, text_anchor="end"))
     marks.append(el("text", "← worse", x=0, y=_HEIGHT))

@@ -17,7 +17,7 @@ from fit3d_cli.comparing.verdict import summary_rows
 from fit3d_cli.report import Report
 from fit3d_cli.storage import write_text
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_BYTES = 4_500_000
 # The browser itself refuses anything that is not in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -52,8 +52,6 @@ def write_report(
     reports: Sequence[Report],
     pictures: Sequence[FeaturePicture],
     facts: PageFacts,
-    *,
-    seed: int = 0,
 ) -> Path:
     """Write the page; the same inputs give the same bytes.
 
@@ -62,7 +60,6 @@ def write_report(
         reports: Probe results, in the order to show.
         pictures: Feature pictures; those beyond ``MAX_BYTES`` are left out and counted.
         facts: Everything else.
-        seed: Of the bootstrap.
 
     Returns:
         ``path``.
@@ -70,7 +67,7 @@ def write_report(
     Raises:
         StorageError: The file cannot be written.
     """
-    write_text(path, build_page(reports, pictures, facts, seed=seed))
+    write_text(path, build_page(reports, pictures, facts))
     return path
 
 
@@ -78,8 +75,6 @@ def build_page(
     reports: Sequence[Report],
     pictures: Sequence[FeaturePicture],
     facts: PageFacts,
-    *,
-    seed: int = 0,
 ) -> str:
     """The page of ``write_report`` as text."""
     base, tuned = without_paths(facts.base), without_paths(facts.tuned)
@@ -93,9 +88,9 @@ def build_page(
         ),
         el(
             "main",
-            _section("Verdict", sections.verdict(reports, pictures, seed=seed), card=True),
+            _section("Verdict", sections.verdict(reports, pictures), card=True),
             [el("p", without_paths(remark), class_="small soft") for remark in facts.remarks],
-            _section("Measurements", [sections.report_card(r, seed=seed) for r in reports]),
+            _section("Measurements", [sections.report_card(r) for r in reports]),
             _section("Features", _feature_notes(cards, left_out)),
             _section(
                 "Scenes", [sections.scenes_table(facts.scenes)] if facts.scenes else [], card=True
@@ -115,7 +110,7 @@ def build_page(
             ),
             class_="page",
         ),
-        json_block("fit3d-compare", _data(reports, pictures, facts, seed)),
+        json_block("fit3d-compare", _data(reports, pictures, facts)),
         inline("script", _asset("page.js")),
     ]  # fmt: skip
     head = [
@@ -172,14 +167,14 @@ def _commands(commands: Sequence[str]) -> list[Markup]:
 
 
 def _data(
-    reports: Sequence[Report], pictures: Sequence[FeaturePicture], facts: PageFacts, seed: int
+    reports: Sequence[Report], pictures: Sequence[FeaturePicture], facts: PageFacts
 ) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": __version__,
         "base": facts.base,
         "tuned": facts.tuned,
-        "summary": summary_rows(reports, seed=seed),
+        "summary": summary_rows(reports),
         "reports": [report.to_dict() for report in reports],
         "pictures": [
             {"name": p.name, "drift": asdict(p.drift) if p.drift else None} for p in pictures

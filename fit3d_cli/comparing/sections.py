@@ -7,12 +7,14 @@ from typing import Any
 
 from fit3d_cli.comparing.forest import forest, reach
 from fit3d_cli.comparing.html import Markup, Node, el, without_paths
-from fit3d_cli.comparing.metrics import metric, number, signed
+from fit3d_cli.comparing.metrics import metric, number, ordered, shown_first, signed
 from fit3d_cli.comparing.pictures import FeaturePicture
 from fit3d_cli.comparing.verdict import (
     Comparison,
+    all_names,
     basis,
     best_models,
+    clear_winner,
     comparisons,
     headline,
     reference_row,
@@ -34,13 +36,11 @@ _SCENE_COLUMNS = (
 )
 
 
-def verdict(
-    reports: Sequence[Report], pictures: Sequence[FeaturePicture], *, seed: int
-) -> list[Markup]:
+def verdict(reports: Sequence[Report], pictures: Sequence[FeaturePicture]) -> list[Markup]:
     """The answer in words, then one row per task."""
     parts: list[Markup] = []
     for model in _others(reports):
-        parts.append(el("p", tally(reports, model, seed=seed), class_="lead"))
+        parts.append(el("p", tally(reports, model), class_="lead"))
     if not reports:
         parts.append(
             el(
@@ -53,16 +53,16 @@ def verdict(
             )
         )  # fmt: skip
     else:
-        parts.append(_verdict_table(reports, seed))
+        parts.append(_verdict_table(reports))
         parts.append(
             el(
                 "p",
-                "A difference counts when its paired 95 % bootstrap interval over the images does "
-                "not cover zero; otherwise it is within noise. The interval covers the choice of "
-                "test images, not the randomness of training.",
+                "A difference counts when its paired 95 % bootstrap interval does not cover zero; "
+                "otherwise it is within noise. Intervals cover the choice of what was measured on "
+                "(images, pairs of views, ...), not the randomness of training.",
                 class_="small soft",
             )
-        )  # fmt: skip
+        )
     drifts = [picture.drift for picture in pictures if picture.drift]
     if drifts:
         cosine = sum(d.cosine for d in drifts) / len(drifts)
@@ -86,13 +86,7 @@ def _others(reports: Sequence[Report]) -> list[str]:
     return names
 
 
-def _headline_comparisons(report: Report, seed: int) -> list[Comparison]:
-    judged = headline(report)
-    name = judged.name if judged else ""
-    return [c for c in comparisons(report, seed=seed) if c.metric.name == name]
-
-
-def _verdict_table(reports: Sequence[Report], seed: int) -> Markup:
+def _verdict_table(reports: Sequence[Report]) -> Markup:
     models: list[str] = []
     for report in reports:
         models += [row.model for row in report.rows if row.model not in models]
@@ -101,24 +95,13 @@ def _verdict_table(reports: Sequence[Report], seed: int) -> Markup:
         judged = headline(report)
         if judged is None:
             continue
-        best = best_models(report, judged.name)
-        by_model = {c.model: c for c in _headline_comparisons(report, seed)}
-        values = {row.model: row.metrics.get(judged.name) for row in report.rows}
-        cells: list[Node] = [el("td", task_title(report))]
-        cells.append(el("td", f"{judged.label} {judged.arrow}", class_="words"))
-        for model in models:
-            value, found = values.get(model), by_model.get(model)
-            cells.append(
-                el(
-                    "td",
-                    number(value) if value is not None else "–",
-                    el("span", f"{signed(found.difference)} {found.outcome}",
-                       class_=f"delta {found.outcome.replace(' ', '-')}") if found else None,
-                    class_="best" if model in best else None,
-                )
-            )  # fmt: skip
-        named = [model for model in models if model in best]
-        cells.append(el("td", " and ".join(named) or "–", class_="words"))
+        cells: list[Node] = [
+            el("td", task_title(report)),
+            el("td", f"{judged.label} {judged.arrow}", class_="words"),
+            _figure_cells(report, judged.name, models),
+        ]
+        clear = clear_winner(report, judged.name)
+        cells.append(el("td", clear or "not decided", class_="words" if clear else "words soft"))
         rows.append(el("tr", cells))
     head = el(
         "tr", el("th", "Task"), el("th", "Judged by", class_="words"),
@@ -127,45 +110,91 @@ def _verdict_table(reports: Sequence[Report], seed: int) -> Markup:
     return _table(head, rows)
 
 
+def _figure_cells(report: Report, name: str, models: Sequence[str]) -> list[Markup]:
+    """Of one metric, a cell per model: value, interval, difference to the reference."""
+    best = best_models(report, name)
+    rows = {row.model: row for row in report.rows}
+    found = {c.model: c for c in comparisons(report) if c.metric.name == name}
+    cells = []
+    for model in models:
+        figure = rows[model].figures.get(name) if model in rows else None
+        against = found.get(model)
+        cells.append(
+            el(
+                "td",
+                number(figure.value) if figure else "–",
+                el("span", f"{number(figure.low)} to {number(figure.high)}", class_="ends")
+                if figure and figure.has_interval else None,
+                el("span", f"{signed(against.difference)} {against.outcome}",
+                   class_=f"delta {against.outcome.replace(' ', '-')}") if against else None,
+                class_="best" if model in best else None,
+            )
+        )  # fmt: skip
+    return cells
+
+
 def _table(head: Markup, rows: Sequence[Markup]) -> Markup:
     return el("div", el("table", el("thead", head), el("tbody", rows)), class_="scroll")
 
 
-def report_card(report: Report, *, seed: int) -> Markup:
+def report_card(report: Report) -> Markup:
     """One probe: figures of every model, the claims they support, notes and settings."""
-    names: list[str] = []
-    for row in report.rows:
-        names += [name for name in row.metrics if name not in names]
-    metrics = [metric(name) for name in names]
-    best = {name: best_models(report, name) for name in names}
-    head = el("tr", el("th", "Model"), [el("th", f"{m.label} {m.arrow}".strip()) for m in metrics])
-    rows = [
-        el(
-            "tr",
-            el("td", row.model),
-            [
-                el("td", number(row.metrics[m.name]) if m.name in row.metrics else "–",
-                   class_="best" if row.model in best[m.name] else None)
-                for m in metrics
-            ],
-        )
-        for row in report.rows
-    ]  # fmt: skip
-    every = comparisons(report, seed=seed)
-    judged = _headline_comparisons(report, seed)
+    names = ordered(report.task, all_names(report))
+    first = shown_first(report.task, names) or names[:4]
+    every = comparisons(report)
+    judged = [c for c in every if c.metric.name == (first[0] if first else "")]
     half = reach(judged)
     claims = [el("li", _badge(c), el("p", sentence(c)), forest(c, half)) for c in judged]
     return el(
         "section",
         el("h3", task_title(report)),
-        el("p", f"{report.count} images", class_="small soft"),
-        _table(head, rows),
+        el("p", f"{report.count} {report.over}", class_="small soft"),
+        _figures_table(report, first),
         el("ul", claims, class_="claims") if claims else None,
+        _drift(report),
         [el("p", f"Note: {without_paths(note)}", class_="small soft") for note in report.notes],
+        el("details", el("summary", "All figures"), _figures_table(report, names))
+        if len(names) > len(first) else None,
         _all_differences(every) if len(every) > len(judged) else None,
         _settings_details(report.settings),
         class_="card",
     )  # fmt: skip
+
+
+def _figures_table(report: Report, names: Sequence[str]) -> Markup:
+    """A row per metric, a column per model."""
+    models = [row.model for row in report.rows]
+    head = el(
+        "tr", el("th", "Metric"), el("th", "n"),
+        [el("th", model) for model in models],
+    )  # fmt: skip
+    rows = []
+    for name in names:
+        judged = metric(name)
+        counts = {row.figures[name].n for row in report.rows if name in row.figures}
+        rows.append(
+            el(
+                "tr",
+                el("td", f"{judged.label} {judged.arrow}".strip()),
+                el("td", " / ".join(map(str, sorted(counts)))),
+                _figure_cells(report, name, models),
+            )
+        )
+    return _table(head, rows)
+
+
+def _drift(report: Report) -> Markup | None:
+    if not report.drift:
+        return None
+    words = {"cosine": "cosine to the base", "norm_ratio": "length ratio to the base"}
+    told = [
+        f"{words.get(name, name)} {number(figure.value)}"
+        + (f" ({number(figure.low)} to {number(figure.high)})" if figure.has_interval else "")
+        for name, figure in report.drift.items()
+    ]
+    pictures = next(iter(report.drift.values())).n
+    text = f"Drift of the tuned tokens: {', '.join(told)}, over {pictures} pictures."
+    return el("p", text, class_="small")
 
 
 def _badge(comparison: Comparison) -> Markup:

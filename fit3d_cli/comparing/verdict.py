@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fit3d_cli.comparing.intervals import Interval, paired_bootstrap
-from fit3d_cli.comparing.metrics import HEADLINES, RELATIVES, TASKS, Metric, metric, number, signed
-from fit3d_cli.report import Report, Row
+from fit3d_cli.comparing.metrics import TASKS, Metric, metric, number, shown_first, signed
+from fit3d_cli.report import Figure, Report, Row
 
-Outcome = Literal["better", "worse", "within noise", "equal", "no interval"]
+Outcome = Literal["better", "worse", "within noise", "equal", "undecided"]
 
-# With fewer pairs even a unanimous result happens by chance more often than one time in twenty
+# With fewer items even a unanimous result happens by chance more often than one time in twenty
 # (sign test: 2 / 2**5 = 0.06).
-MIN_IMAGES = 6
+MIN_ITEMS = 6
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,8 @@ class Comparison:
         reference: The model it is judged against.
         value: Of the model.
         reference_value: Of the reference.
-        interval: Of ``value - reference_value``; None without per-image samples.
-        relative: The per-image metric that the interval is of, where ``metric`` itself has no
-            value per image (``miou`` is one figure of a whole split).
+        figure: ``value - reference_value`` with its paired interval.
+        over: What it was measured over, plural: ``images``, ``pairs``.
     """
 
     metric: Metric
@@ -38,13 +36,13 @@ class Comparison:
     reference: str
     value: float
     reference_value: float
-    interval: Interval | None
-    relative: Metric | None = None
+    figure: Figure
+    over: str
 
     @property
     def difference(self) -> float:
         """``value - reference_value``."""
-        return self.value - self.reference_value
+        return self.figure.value
 
     @property
     def gain(self) -> float:
@@ -52,29 +50,34 @@ class Comparison:
         return -self.difference if self.metric.higher_is_better is False else self.difference
 
     @property
+    def judged(self) -> bool:
+        """Whether the interval rests on enough items."""
+        return self.figure.has_interval and self.figure.n >= MIN_ITEMS
+
+    @property
     def outcome(self) -> Outcome:
         """What may be claimed."""
-        spread = (self.interval.low, self.interval.high) if self.interval else (0.0, 0.0)
-        if self.difference == 0 and spread == (0.0, 0.0):
+        ends = (self.figure.low, self.figure.high) if self.figure.has_interval else (0.0, 0.0)
+        if self.difference == 0 and ends == (0.0, 0.0):
             return "equal"
         if self.metric.higher_is_better is None or not math.isfinite(self.difference):
-            return "no interval"
-        if self.interval is None or self.interval.count < MIN_IMAGES:
-            return "no interval"
-        if self.interval.covers_zero or self.interval.difference * self.difference <= 0:
+            return "undecided"
+        if not self.judged:
+            return "undecided"
+        if self.figure.covers_zero:
             return "within noise"
         return "better" if self.gain > 0 else "worse"
 
 
 def headline(report: Report) -> Metric | None:
     """The metric a report is judged by; None when none has a known direction."""
-    names = [name for name in report.rows[0].metrics] if report.rows else []
-    for wanted in HEADLINES:
-        for name in names:
-            if name.lower().split("@")[0] == wanted:
-                return metric(name)
-    known = (metric(name) for name in names)
-    return next((m for m in known if m.higher_is_better is not None), None)
+    names = shown_first(report.task, list(report.rows[0].figures)) if report.rows else []
+    return metric(names[0]) if names else None
+
+
+def all_names(report: Report) -> list[str]:
+    """Metrics of any row, in the order of the rows."""
+    return list(dict.fromkeys(name for row in report.rows for name in row.figures))
 
 
 def reference_row(report: Report) -> Row | None:
@@ -82,35 +85,19 @@ def reference_row(report: Report) -> Row | None:
     return next((row for row in report.rows if row.model == "base"), next(iter(report.rows), None))
 
 
-def comparisons(report: Report, *, seed: int = 0) -> list[Comparison]:
+def comparisons(report: Report) -> list[Comparison]:
     """Every other model against the reference by every metric that both have."""
     base = reference_row(report)
-    found = []
-    for row in report.rows:
-        if base is None or row is base:
-            continue
-        for name, value in row.metrics.items():
-            if name not in base.metrics:
-                continue
-            used = name if name in row.samples else RELATIVES.get(name, name)
-            found.append(
-                Comparison(
-                    metric(name),
-                    row.model,
-                    base.model,
-                    value,
-                    base.metrics[name],
-                    _interval(row.samples.get(used, ()), base.samples.get(used, ()), seed),
-                    None if used == name else metric(used),
-                )
-            )
-    return found
-
-
-def _interval(ours: Sequence[float], theirs: Sequence[float], seed: int) -> Interval | None:
-    if not ours or len(ours) != len(theirs):
-        return None
-    return paired_bootstrap(ours, theirs, seed=seed)
+    return [
+        Comparison(
+            metric(name), row.model, base.model, figure.value, base.figures[name].value,
+            row.differences[name], report.over,
+        )
+        for row in report.rows
+        if base is not None and row is not base
+        for name, figure in row.figures.items()
+        if name in base.figures and name in row.differences
+    ]  # fmt: skip
 
 
 def best_models(report: Report, name: str) -> set[str]:
@@ -127,6 +114,18 @@ def best_models(report: Report, name: str) -> set[str]:
     return {model for model, value in values.items() if value == best}
 
 
+def clear_winner(report: Report, name: str) -> str:
+    """The best model where that is more than noise: it beats the reference, or all lose to it."""
+    base, best = reference_row(report), best_models(report, name)
+    found = {c.model: c.outcome for c in comparisons(report) if c.metric.name == name}
+    if base is None or len(best) != 1:
+        return ""
+    (model,) = best
+    if model == base.model:
+        return model if set(found.values()) == {"worse"} else ""
+    return model if found.get(model) == "better" else ""
+
+
 def task_title(report: Report) -> str:
     """``Segmentation on camvid``."""
     return f"{TASKS.get(report.task, report.task)} on {report.dataset}"
@@ -140,7 +139,7 @@ def sentence(comparison: Comparison) -> str:
         "worse": f"{c.model} is worse than {c.reference}",
         "within noise": f"{c.model} and {c.reference} are within noise of each other",
         "equal": f"{c.model} and {c.reference} are equal",
-        "no interval": f"{c.model} is {'ahead of' if c.gain > 0 else 'behind'} {c.reference}, "
+        "undecided": f"{c.model} is {'ahead of' if c.gain > 0 else 'behind'} {c.reference}, "
         "but nothing says how surely",
     }[c.outcome]
     if c.metric.higher_is_better is None or not math.isfinite(c.difference):
@@ -154,26 +153,21 @@ def sentence(comparison: Comparison) -> str:
 
 def basis(comparison: Comparison) -> str:
     """What the claim rests on: the interval, or why there is none."""
-    interval = comparison.interval
-    if interval is None:
-        return "no interval: the metric has no value per image"
-    c = comparison
-    shown = f"{c.relative.label} {signed(interval.difference)}, " if c.relative else ""
-    shown += (
-        f"{interval.level * 100:.0f} % interval {signed(interval.low)} to {signed(interval.high)} "
-        f"over {interval.count} images"
-    )
-    return shown if interval.count >= MIN_IMAGES else f"{shown}: too few to judge"
+    figure, over = comparison.figure, comparison.over
+    if not figure.has_interval:
+        return f"no interval: {figure.n} {over}"
+    ends = f"95 % interval {signed(figure.low)} to {signed(figure.high)} over {figure.n} {over}"
+    return ends if comparison.judged else f"{ends}: too few to judge"
 
 
-def summary_rows(reports: Sequence[Report], *, seed: int = 0) -> list[dict[str, Any]]:
+def summary_rows(reports: Sequence[Report]) -> list[dict[str, Any]]:
     """One plain row per model and report, by the report's headline metric.
 
     Returns:
-        Dicts with ``task``, ``dataset``, ``model``, ``metric``, ``arrow``, ``value``,
-        ``difference`` to the reference model with its interval ``low`` and ``high`` (None where
-        there is none), ``images``, ``best`` and ``verdict``, which is an ``Outcome`` or
-        ``reference``.
+        Dicts with ``task``, ``dataset``, ``model``, ``metric``, ``arrow``, ``value`` with its
+        interval ``value_low`` and ``value_high``, ``difference`` to the reference model with its
+        interval ``low`` and ``high`` (None where there is none), ``count`` and ``over`` what
+        items, ``best`` and ``verdict``, which is an ``Outcome`` or ``reference``.
     """
     rows: list[dict[str, Any]] = []
     for report in reports:
@@ -181,12 +175,10 @@ def summary_rows(reports: Sequence[Report], *, seed: int = 0) -> list[dict[str, 
         base = reference_row(report)
         if judged is None or base is None:
             continue
-        by_model = {
-            c.model: c for c in comparisons(report, seed=seed) if c.metric.name == judged.name
-        }
+        by_model = {c.model: c for c in comparisons(report) if c.metric.name == judged.name}
         for row in report.rows:
             found = by_model.get(row.model)
-            interval = found.interval if found else None
+            figure = row.figures.get(judged.name)
             rows.append(
                 {
                     "task": report.task,
@@ -194,11 +186,14 @@ def summary_rows(reports: Sequence[Report], *, seed: int = 0) -> list[dict[str, 
                     "model": row.model,
                     "metric": judged.label,
                     "arrow": judged.arrow,
-                    "value": _finite(row.metrics.get(judged.name)),
+                    "value": _finite(figure.value) if figure else None,
+                    "value_low": _finite(figure.low) if figure else None,
+                    "value_high": _finite(figure.high) if figure else None,
                     "difference": _finite(found.difference) if found else None,
-                    "low": interval.low if interval else None,
-                    "high": interval.high if interval else None,
-                    "images": report.count,
+                    "low": _finite(found.figure.low) if found else None,
+                    "high": _finite(found.figure.high) if found else None,
+                    "count": figure.n if figure else 0,
+                    "over": report.over,
                     "best": row.model in best_models(report, judged.name),
                     "verdict": found.outcome if found else "reference" if row is base else "",
                 }
@@ -206,14 +201,14 @@ def summary_rows(reports: Sequence[Report], *, seed: int = 0) -> list[dict[str, 
     return rows
 
 
-def tally(reports: Sequence[Report], model: str, *, seed: int = 0) -> str:
+def tally(reports: Sequence[Report], model: str) -> str:
     """One sentence over all reports for one model, empty when nothing was measured for it."""
     outcomes: list[Outcome] = []
     for report in reports:
         judged = headline(report)
         outcomes += [
             c.outcome
-            for c in comparisons(report, seed=seed)
+            for c in comparisons(report)
             if c.model == model and judged is not None and c.metric.name == judged.name
         ]
     if not outcomes:
@@ -223,7 +218,7 @@ def tally(reports: Sequence[Report], model: str, *, seed: int = 0) -> str:
         "worse": "worse on {}",
         "within noise": "within noise on {}",
         "equal": "equal on {}",
-        "no interval": "not decided on {}",
+        "undecided": "not decided on {}",
     }
     parts = [
         words[outcome].format(outcomes.count(outcome)) for outcome in words if outcome in outcomes

@@ -24,8 +24,8 @@ class Stage:
         self.args, self.options = args, options
         row = {
             "task": "seg", "dataset": "camvid", "model": "tuned", "metric": "mIoU", "arrow": "↑",
-            "value": 0.5, "difference": 0.03, "low": 0.01, "high": 0.05, "images": 101,
-            "best": True, "verdict": "better",
+            "value": 0.5, "value_low": 0.45, "value_high": 0.55, "difference": 0.03, "low": 0.01,
+            "high": 0.05, "count": 101, "over": "images", "best": True, "verdict": "better",
         }  # fmt: skip
         pictures = (
             types.SimpleNamespace(name="a.png", drift=Drift(0.98, 1.01)),
@@ -63,6 +63,7 @@ def test_everything_is_passed_on(
     assert stage.options["differences"]["compare.images"] == 3
     out = capsys.readouterr().out
     assert "tuned (best)" in out and "+0.01 to +0.05" in out and "mIoU ↑" in out
+    assert "0.45 to 0.55" in out and "101 images" in out
     assert "note: a remark" in out and "report: out/compare/index.html" in out
 
 

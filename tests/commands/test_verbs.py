@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from fit3d_cli import app
 from fit3d_cli.progress import Progress
-from fit3d_cli.report import Report, Row
+from fit3d_cli.report import Figure, Report
+from fit3d_cli.statistics import Measured, make_rows
 
 
 class Stage:
@@ -148,8 +150,15 @@ def test_finetune_takes_the_workspace_scenes(
 
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> Stage:
-    rows = (Row("base", {"miou": 0.5}), Row("tuned", {"miou": 0.625}))
-    report = Report("seg", "camvid", rows, 12, notes=("few images",))
+    base = [0.5 + 0.01 * (i % 7) for i in range(30)]
+    values = {"base": base, "tuned": [v + 0.1 + 0.01 * (i % 3) for i, v in enumerate(base)],
+              "sum": [v + 0.01 * (-1) ** i for i, v in enumerate(base)]}  # fmt: skip
+    rows = make_rows({
+        model: Measured({"miou": miou, "macc": miou, "d1": miou, "zorks": miou})
+        for model, miou in values.items()
+    })  # fmt: skip
+    drift = {"cosine": Figure(0.9, 24, 0.88, 0.93), "norm_ratio": Figure(1.1, 24)}
+    report = Report("seg", "camvid", rows, 30, notes=("few images " * 12,), drift=drift)
     stage = Stage(types.SimpleNamespace(report=report, path=Path("w/reports/seg-camvid.json")))
     install(monkeypatch, "fit3d_cli.probing.run", run_probe=stage)
     return stage
@@ -162,8 +171,35 @@ def test_probe(probe: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     settings = probe.args[2]
     assert (settings.data, settings.models) == (str(tmp_path), ("base", "tuned"))
     shown = capsys.readouterr().out
-    assert "0.625" in shown
-    assert "note: few images" in shown
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 100
+    assert lines[0] == "Segmentation on camvid, 30 images"
+    base = probe.result.report.rows[0].figures["miou"]
+    assert f"{base.value:.3f}  {base.low:.3f}–{base.high:.3f}" in lines[2] and "mIoU ↑" in lines[2]
+    assert "30  tuned" in lines[3] and "+0.1" in lines[3] and lines[3].endswith("better")
+    assert "sum" in lines[4] and lines[4].endswith("within noise") and " to +0.0" in lines[4]
+    assert "zorks" not in shown and "2 more figures: -v, or the report" in shown
+    assert "drift of tuned from base: cosine 0.900 (0.880–0.930), length ratio 1.100" in shown
+    assert "note: few images" in shown and "report: w/reports/seg-camvid.json" in shown
+
+
+def test_probe_shows_everything_when_asked(
+    probe: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(["probe", "seg", "camvid", "-v"]) == 0
+    shown = capsys.readouterr().out
+    assert "zorks" in shown and "δ < 1.25 ↑" in shown and "more figures" not in shown
+    assert "undecided" in shown, "a metric without a direction is not judged"
+
+
+def test_probe_of_one_model_has_no_differences(
+    probe: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = probe.result.report
+    probe.result.report = replace(report, rows=report.rows[1:2], drift={})
+    assert app.run(["probe", "seg", "camvid"]) == 0
+    shown = capsys.readouterr().out
+    assert "verdict" not in shown and "drift" not in shown and "30  tuned" in shown
 
 
 def test_probe_json_is_the_report(probe: Stage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,8 +21,9 @@ from fit3d_cli.decoders import Decoder
 from fit3d_cli.device import seeded
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.images import save_png
-from fit3d_cli.report import Report, Row
+from fit3d_cli.report import Figure, Report
 from fit3d_cli.scene import FeatureSource, Scene
+from fit3d_cli.statistics import Measured, make_rows
 from fit3d_cli.storage import write_json
 from fit3d_cli.workspace import Workspace
 
@@ -80,20 +81,21 @@ def _make_report() -> Callable[..., Report]:
 def make_report(task: str = "depth", shift: float = -0.1, count: int = 30) -> Report:
     rng = np.random.default_rng(5)
     base = rng.uniform(0.2, 0.6, count)
-    tuned = base + shift + rng.normal(0, 0.02, count)
-    name = {"depth": "rmse", "seg": "image_miou"}[task]
-    rows = tuple(
-        Row(
-            model,
-            {
-                **({"miou": float(values.mean()) / 2} if task == "seg" else {}),
-                name: float(values.mean()),
-            },
-            {name: tuple(values.tolist())},
-        )
+    noise = rng.normal(0, 0.02, count)
+    tuned = base + shift + noise - noise.mean()
+    name, second = {
+        "depth": ("rmse", "abs_rel"), "seg": ("miou", "aacc"),
+        "corr": ("recall@1patch", "recall@1patch:0-15deg"), "cls": ("top1", "top5"),
+        "transfer": ("pck@0.10", "pck@0.05"), "track": ("aj", "oa"),
+        "pose": ("5cm 5deg", "1cm 1deg"),
+    }[task]  # fmt: skip
+    rows = make_rows({
+        model: Measured({name: values.tolist(), second: (values / 2).tolist()})
         for model, values in (("base", base), ("tuned", tuned))
-    )
-    return Report(task, "office", rows, count, {"steps": 7, "data": "/home/ann/data"}, ("A note.",))
+    })  # fmt: skip
+    drift = {"cosine": Figure(0.75, 24, 0.7, 0.8), "norm_ratio": Figure(1.25, 24, 1.2, 1.3)}
+    return Report(task, "office", rows, count, "pairs" if task == "corr" else "images",
+                  {"steps": 7, "data": "/home/ann/data"}, ("A note.",), drift)  # fmt: skip
 
 
 def make_capture(root: Path) -> None:

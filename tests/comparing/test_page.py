@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fit3d_cli.comparing import page
 from fit3d_cli.comparing.html import el, inline, json_block, plain, render, without_paths
 from fit3d_cli.comparing.page import PageFacts, build_page, write_report
 from fit3d_cli.comparing.pictures import FeaturePicture, compare_pictures
-from fit3d_cli.report import Report, Row
+from fit3d_cli.report import Figure, Report, Row
 
 EVIL = "<script>alert(1)</script>.png"
 VOID = {"meta", "img", "input"}
@@ -85,9 +86,28 @@ def test_page_is_well_formed_and_says_it_all(
     assert "tuned against base, 2 tasks: better on 2." in reader.text["p"]
     assert reader.count("svg") == 2 and reader.count("img") == 15 and reader.count("input") == 6
     bold = [a for tag, a in reader.tags if tag == "td" and a.get("class") == "best"]
-    assert len(bold) == 2 + 3, "best in bold, in the verdict and in both tables"
-    assert any("RMSE ↓" in cell for cell in reader.text["th"])
+    assert len(bold) == 2 + 4, "best in bold, in the verdict and of both metrics in both tables"
+    drift = "cosine to the base 0.750 (0.700 to 0.800), length ratio to the base 1.250"
+    assert sum(drift in text for text in reader.text["p"]) == 2
+    assert any("RMSE ↓" in cell for cell in reader.text["td"])
     assert all(a.get("alt") for tag, a in reader.tags if tag == "img")
+
+
+@pytest.mark.parametrize("task", ["corr", "cls", "transfer", "track", "pose"])
+def test_every_task_has_intervals_counts_and_a_verdict(
+    task: str, make_report: Callable[..., Report]
+) -> None:
+    report = make_report(task, shift=0.0, count=20)
+    text = build_page([report], [], FACTS)
+    reader = Reader(text)
+    over = "pairs" if task == "corr" else "images"
+    assert f"20 {over}" in reader.text["p"] and "not decided" in reader.text["td"]
+    base = report.rows[0].figures[next(iter(report.rows[0].figures))]
+    assert f"{base.low:.3f} to {base.high:.3f}" in reader.text["span"]
+    assert any("within noise" in words for words in reader.text["span"])
+    assert reader.count("svg") == 1
+    winner = Reader(build_page([make_report(task, shift=0.2)], [], FACTS))
+    assert "tuned" in winner.text["td"] and "not decided" not in winner.text["td"]
 
 
 def test_everything_from_data_is_escaped(
@@ -95,8 +115,8 @@ def test_everything_from_data_is_escaped(
 ) -> None:
     good = make_report()
     evil = Report(
-        "<img src=x>", "</td><script>", (*good.rows[:1], Row("<u>", dict(good.rows[1].metrics))),
-        30, {"<k>": "</code>"}, ("</p><script>alert(2)</script>",),
+        "<img src=x>", "</td><script>", (good.rows[0], replace(good.rows[1], model="<u>")),
+        30, "<b>", {"<k>": "</code>"}, ("</p><script>alert(2)</script>",), {"<i>": Figure(1.0, 2)},
     )  # fmt: skip
     reader = Reader(build_page([evil], pictures, FACTS))
     assert reader.count("script") == 2, "only the data block and our own script"
@@ -149,12 +169,15 @@ def test_page_without_measurements_or_pictures() -> None:
 
 
 def test_odd_reports_do_not_break_the_page() -> None:
+    nan = Figure(math.nan, 0)
+    half = Figure(0.5, 3)
     odd = [
         Report("seg", "empty", (), 0),
-        Report("seg", "alone", (Row("tuned", {"miou": 0.5}),), 3),
-        Report("seg", "gap", (Row("base", {"miou": math.nan}), Row("tuned", {"miou": 0.5})), 3),
-        Report("x", "unknown", (Row("base", {"zorks": 1.0}), Row("tuned", {"other": 2.0})), 3),
-    ]
+        Report("seg", "alone", (Row("tuned", {"miou": half}),), 3),
+        Report("seg", "gap", (Row("base", {"miou": nan}),
+                              Row("tuned", {"miou": half}, {"miou": nan})), 3),
+        Report("x", "unknown", (Row("base", {"zorks": half}), Row("tuned", {"other": half})), 3),
+    ]  # fmt: skip
     text = build_page(odd, [], PageFacts())
     Reader(text)
     assert "nan" not in text.lower()

@@ -4,28 +4,37 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from fit3d_cli.comparing.metrics import metric, number, signed
+from fit3d_cli.comparing.metrics import metric, number, ordered, shown_first, signed
 from fit3d_cli.comparing.verdict import (
     best_models,
+    clear_winner,
     comparisons,
     headline,
     sentence,
     summary_rows,
     tally,
 )
-from fit3d_cli.report import Report, Row
+from fit3d_cli.report import Figure, Report, Row
+from fit3d_cli.statistics import Measured, Pooled, make_rows
 
 HARD = np.random.default_rng(0).uniform(0.3, 0.7, 40)
 NOISE = np.random.default_rng(1).normal(0, 0.02, 40)
 
 
 def report(name: str, *models: tuple[str, np.ndarray], task: str = "depth") -> Report:  # type: ignore[type-arg]
-    rows = tuple(
-        Row(model, {name: float(values.mean())}, {name: tuple(values.tolist())})
-        for model, values in models
-    )
-    return Report(task, "office", rows, 40)
+    rows = make_rows({model: Measured({name: values.tolist()}) for model, values in models})
+    return Report(task, "office", rows, len(models[0][1]), "views")
+
+
+def plain(**values: float) -> tuple[Row, ...]:
+    """Rows without intervals, of the metric ``miou``."""
+    return tuple(
+        Row(model, {"miou": Figure(value, 1)},
+            {"miou": Figure(value - values["base"], 1)} if model != "base" else {})
+        for model, value in values.items()
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -34,10 +43,26 @@ def report(name: str, *models: tuple[str, np.ndarray], task: str = "depth") -> R
         ("miou", "mIoU", True),
         ("rmse", "RMSE", False),
         ("abs_rel", "abs. rel. error", False),
-        ("delta1", "δ < 1.25", True),
         ("recall@16px", "recall @16px", True),
         ("rmse_log", "RMSE (log)", False),
         ("image_miou", "mIoU per image", True),
+        ("recall@1patch", "recall @1patch", True),
+        ("recall@1patch:0-15deg", "recall @1patch 0–15°", True),
+        ("recall@10px:0.5depth+", "recall @10px over 0.5 of the depth", True),
+        ("ape", "APE, %", False),
+        ("pcdp@.05", "PCDP @.05", True),
+        ("top1", "top-1 accuracy", True),
+        ("patch_top5", "top-5, mean of patches", True),
+        ("pck@0.10", "PCK @0.10", True),
+        ("same pck@0.10 by pairs", "same PCK @0.10 by pairs", True),
+        ("aj", "average Jaccard", True),
+        ("oa", "occlusion accuracy", True),
+        ("delta_avg", "δ average", True),
+        ("delta@4", "δ @4", True),
+        ("3cm 3deg", "within 3 cm and 3°", True),
+        ("silog", "SILog", False),
+        ("d1", "δ < 1.25", True),
+        ("delta", "δ", True),
         ("zorks", "zorks", None),
     ],
 )
@@ -54,7 +79,7 @@ def test_metric_names_and_directions(name: str, label: str, higher: bool | None)
         ("acc", 0.1, "better"),
         ("acc", -0.1, "worse"),
         ("acc", 0.0, "within noise"),
-        ("zorks", 0.1, "no interval"),
+        ("zorks", 0.1, "undecided"),
     ],
 )
 def test_outcomes(name: str, shift: float, outcome: str) -> None:
@@ -64,10 +89,10 @@ def test_outcomes(name: str, shift: float, outcome: str) -> None:
     assert found.difference == pytest.approx(shift + 1e-5)
 
 
-def test_few_images_prove_nothing() -> None:
+def test_few_items_prove_nothing() -> None:
     few = report("rmse", ("base", HARD[:5]), ("tuned", HARD[:5] - 0.1))
     (found,) = comparisons(few)
-    assert found.outcome == "no interval" and "too few" in sentence(found)
+    assert found.outcome == "undecided" and "too few" in sentence(found)
 
 
 def test_the_same_model_is_equal() -> None:
@@ -75,36 +100,77 @@ def test_the_same_model_is_equal() -> None:
     assert found.outcome == "equal"
 
 
-def test_a_split_metric_is_judged_by_its_per_image_relative() -> None:
-    def row(model: str, miou: float, values: np.ndarray) -> Row:  # type: ignore[type-arg]
-        samples = {"image_miou": tuple(values.tolist())}
-        return Row(model, {"miou": miou, "image_miou": float(values.mean())}, samples)
+def test_a_figure_of_the_whole_split_has_its_own_interval() -> None:
+    def pooled(values: np.ndarray) -> Measured:  # type: ignore[type-arg]
+        sums = torch.stack([torch.tensor(values), torch.ones(40, dtype=torch.float64)], dim=1)
+        return Measured(pooled={"miou": Pooled(sums, lambda total: total[..., 0] / total[..., 1])})
 
-    rows = (
-        row("base", 0.4, HARD),
-        row("tuned", 0.5, HARD + 0.1),
-        row("concat", 0.3, HARD + 0.1),
-        row("third", 0.4, HARD + 0.1),
-    )
+    rows = make_rows({"base": pooled(HARD), "tuned": pooled(HARD + 0.1 + NOISE)})
     seg = Report("seg", "street", rows, 40)
-    assert headline(seg) == metric("miou")
-    found = {c.model: c for c in comparisons(seg) if c.metric.name == "miou"}
-    assert found["tuned"].outcome == "better"
-    assert "mIoU per image +0.100, 95 % interval" in sentence(found["tuned"])
-    # The two figures contradict each other: nothing may be claimed.
-    assert found["concat"].outcome == found["third"].outcome == "within noise"
+    assert headline(seg) == metric("miou") and not rows[0].samples
+    (found,) = comparisons(seg)
+    assert found.outcome == "better"
+    assert "over 40 images" in sentence(found) and "95 % interval +0.0" in sentence(found)
 
 
-def test_no_samples_no_claim() -> None:
-    plain = Report("seg", "s", (Row("base", {"miou": 0.4}), Row("tuned", {"miou": 0.5})), 9)
-    (found,) = comparisons(plain)
-    assert found.outcome == "no interval" and "nothing says how surely" in sentence(found)
+def test_no_interval_no_claim() -> None:
+    (found,) = comparisons(Report("seg", "s", plain(base=0.4, tuned=0.5), 9))
+    assert found.outcome == "undecided" and "nothing says how surely" in sentence(found)
+    assert "no interval: 1 images" in sentence(found)
+
+
+def test_a_winner_is_clear_only_beyond_noise() -> None:
+    good = ("tuned", HARD + 0.1)
+    level = ("concat", HARD + NOISE - NOISE.mean() + 1e-4)
+    for models, winner in (
+        ((("base", HARD), good, level), "tuned"),
+        ((("base", HARD), level), ""),
+        ((("base", HARD), ("tuned", HARD - 0.1), ("concat", HARD - 0.2)), "base"),
+        ((("base", HARD), ("tuned", HARD - 0.1), ("concat", level[1] - 2e-4)), ""),
+        ((("base", HARD),), ""),
+    ):
+        assert clear_winner(report("acc", *models), "acc") == winner
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "first"),
+    [
+        ("corr", ["ape", "recall@10px", "recall@1patch", "recall@1patch:0-15deg"], "recall@1patch"),
+        ("seg", ["aacc", "miou"], "miou"),
+        ("depth", ["d1", "rmse"], "rmse"),
+        ("cls", ["patch_top1", "top1"], "top1"),
+        ("cls", ["patch_top1"], "patch_top1"),
+        ("transfer", ["pck@0.05", "pck@0.10"], "pck@0.10"),
+        ("transfer", ["pck@0.05"], "pck@0.05"),
+        (
+            "transfer",
+            ["pck@0.10 of a pair", "same pck@0.10", "different pck@0.10"],
+            "different pck@0.10",
+        ),
+        ("track", ["oa", "aj"], "aj"),
+        ("pose", ["1cm 1deg", "5cm 5deg"], "5cm 5deg"),
+        ("new", ["zorks", "acc"], "acc"),
+        ("new", ["zorks"], None),
+    ],
+)
+def test_what_a_task_is_judged_by(task: str, names: list[str], first: str | None) -> None:
+    assert next(iter(shown_first(task, names)), None) == first
+    assert sorted(ordered(task, names)) == sorted(names)
+
+
+def test_bins_rise_behind_the_whole_figures() -> None:
+    names = ["ape:0.1-0.25depth", "ape:0-0.1depth", "ape:0.5depth+", "x", "ape", "recall@1patch",
+             "recall@1patch:30-60deg", "recall@1patch:0-15deg"]  # fmt: skip
+    assert ordered("corr", names) == [
+        "recall@1patch", "recall@1patch:0-15deg", "recall@1patch:30-60deg", "ape", "x",
+        "ape:0-0.1depth", "ape:0.1-0.25depth", "ape:0.5depth+",
+    ]  # fmt: skip
 
 
 def test_best_follows_the_direction_and_ties_are_shared() -> None:
     values = {"a": 1.0, "b": 2.0, "c": 2.0, "d": math.nan}
     for name, best in (("acc", {"b", "c"}), ("rmse", {"a"}), ("zorks", set())):
-        rows = tuple(Row(model, {name: value}) for model, value in values.items())
+        rows = tuple(Row(model, {name: Figure(value, 9)}) for model, value in values.items())
         assert best_models(Report("t", "d", rows, 1), name) == best
 
 
@@ -120,6 +186,8 @@ def test_summary_rows_and_tally() -> None:
     ]
     assert rows[1]["low"] - 1e-9 <= rows[1]["difference"] <= rows[1]["high"] + 1e-9 < 0
     assert rows[0]["low"] is None and rows[1]["best"] and not rows[0]["best"]
+    assert (rows[1]["count"], rows[1]["over"]) == (40, "views")
+    assert rows[1]["value_low"] < rows[1]["value"] < rows[1]["value_high"]
     words = tally([good, noisy], "tuned")
     assert words == "tuned against base, 2 tasks: better on 1, within noise on 1."
     assert tally([], "tuned") == "" and summary_rows([Report("seg", "s", (), 0)]) == []
