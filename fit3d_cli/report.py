@@ -12,6 +12,8 @@ from fit3d_cli.errors import ArchiveError
 
 # 2: every figure carries its count and interval, and its paired difference to the reference row.
 SCHEMA = 2
+# A note that begins so questions the figures themselves; summaries repeat it.
+CAUTION = "caution: "
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Figure:
     Attributes:
         value: The figure over all items; for a difference, ours minus the reference's.
         n: Items (images, pairs, points) that it rests on.
-        low: Lower end of the 95 % bootstrap interval; NaN where there is none (fewer than 2).
+        low: Lower end of the 95 % bootstrap interval; NaN where there is none (fewer than 2
+            items, or than 6 groups of items that are alike).
         high: Upper end.
     """
 
@@ -94,6 +97,7 @@ class Report:
         notes: What a reader must know to judge the figures.
         drift: ``cosine`` and ``norm_ratio`` of tuned to base tokens on pictures of the scored
             split; empty when only one model was measured.
+        seed: Of all draws.
     """
 
     task: str
@@ -104,6 +108,12 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     drift: Mapping[str, Figure] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What no summary of the figures may leave out."""
+        return tuple(n.removeprefix(CAUTION) for n in self.notes if n.startswith(CAUTION))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, with the schema version."""
@@ -125,6 +135,7 @@ class Report:
             "drift": _figures_out(self.drift),
             "settings": dict(self.settings),
             "notes": list(self.notes),
+            "seed": self.seed,
         }
 
     @staticmethod
@@ -154,9 +165,10 @@ class Report:
             return Report(
                 str(data["task"]), str(data["dataset"]), rows, int(data["count"]),
                 str(data["over"]), dict(data["settings"]), tuple(map(str, data["notes"])),
-                _figures_in(data["drift"]),
+                _figures_in(data["drift"]), int(data.get("seed", 0)),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError,
+                RecursionError) as error:  # fmt: skip
             raise ArchiveError(
                 "not a fit3d report", where=where, hint="delete it and run the probe again"
             ) from error

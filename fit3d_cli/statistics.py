@@ -19,6 +19,9 @@ from fit3d_cli.report import Figure, Row
 
 DRAWS = 4000
 LEVEL = 0.95
+# With fewer even a unanimous result happens by chance more often than one time in twenty
+# (sign test: 2 / 2**5 = 0.06), so fewer groups give no interval and fewer items no verdict.
+MIN_GROUPS = 6
 _CHUNK_VALUES = 4_000_000
 
 
@@ -64,7 +67,8 @@ def make_rows(
             metrics over the same items.
         groups: Items with the same number are resampled together (pairs that share a picture,
             neighbouring frames), which keeps the interval honest when they are alike; None
-            resamples items one by one.
+            resamples items one by one. Fewer than ``MIN_GROUPS`` groups of several items give no
+            interval.
         reference: Row that the others are compared with; the first one if there is no such row.
         keep_samples: Whether the rows carry the per-item values.
         seed: Of the resampling.
@@ -155,12 +159,12 @@ def _mean(sums: Tensor) -> Tensor:
 def _resample(
     sums: Sequence[Tensor], used: Tensor, groups: Sequence[int] | None, seed: int
 ) -> list[Tensor]:
-    """``[draws, K]`` statistics of each resampled split; empty for fewer than two groups."""
+    """``[draws, K]`` statistics of each resampled split; empty for too few groups or items."""
     kept = torch.nonzero(used).flatten()
     labels = kept if groups is None else torch.tensor(list(groups))[kept]
     _, member = torch.unique(labels, return_inverse=True)
     count = int(member.max()) + 1 if len(member) else 0
-    if count < 2:
+    if count < (2 if count == len(member) else MIN_GROUPS):
         return [torch.empty(0)] * len(sums)
     # Items of a group are drawn together, so their sums are all that a resample needs.
     grouped = [s.new_zeros(count, s.shape[1]).index_add_(0, member, s) for s in sums]

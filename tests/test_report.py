@@ -18,7 +18,7 @@ ROWS = make_rows({
 })  # fmt: skip
 REPORT = Report(
     "depth", "office", ROWS, 4, "pairs", {"steps": 7, "corr": {"pairs": 3}}, ("A note.",),
-    {"cosine": Figure(0.75, 24, 0.5, 1.0), "norm_ratio": Figure(1.25, 1)},
+    {"cosine": Figure(0.75, 24, 0.5, 1.0), "norm_ratio": Figure(1.25, 1)}, 5,
 )  # fmt: skip
 
 
@@ -32,11 +32,16 @@ def test_round_trip() -> None:
     assert math.isnan(again.drift["norm_ratio"].low) and not again.drift["norm_ratio"].has_interval
 
 
+def test_cautions_are_notes_that_summaries_repeat() -> None:
+    assert replace(REPORT, notes=("a", "caution: b", "c")).cautions == ("b",)
+
+
 def test_the_layout_is_the_documented_one() -> None:
     told = REPORT.to_dict()
     assert told["schema"] == SCHEMA == 2
     assert set(told) == {
         "schema", "task", "dataset", "count", "over", "rows", "drift", "settings", "notes",
+        "seed",
     }  # fmt: skip
     assert set(told["rows"][1]) == {"model", "figures", "differences", "samples"}
     assert set(told["rows"][1]["figures"]["rmse"]) == {"value", "n", "low", "high"}
@@ -64,6 +69,7 @@ def test_what_is_not_finite_becomes_null_and_comes_back() -> None:
         lambda told: told.update(rows=3),
         lambda told: told.update(count="many"),
         lambda told: told.pop("schema"),
+        lambda told: told.update(count=math.inf),
     ],
 )
 def test_damage_is_named(change: object) -> None:
@@ -74,7 +80,7 @@ def test_damage_is_named(change: object) -> None:
     assert caught.value.where == "r.json" and "not a fit3d report" in caught.value.what
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000])
 def test_what_is_no_report_is_said(text: str) -> None:
     with pytest.raises(ArchiveError, match="not a fit3d report"):
         Report.from_json(text, where="r.json")

@@ -139,19 +139,34 @@ def test_fewer_than_two_items_have_no_interval(values: list[float]) -> None:
     assert figure.value == known[0] if known else math.isnan(figure.value)
 
 
-def test_one_group_has_no_interval_and_many_have() -> None:
+def test_one_group_has_no_interval() -> None:
     values = [0.1, 0.2, 0.3, 0.4]
     assert not mean_figure(values, groups=[7, 7, 7, 7]).has_interval
-    assert mean_figure(values, groups=[7, 7, 9, 9]).has_interval
-    by_pairs = mean_figure(values, groups=[7, 7, 9, 9])
-    assert (by_pairs.low, by_pairs.high) == pytest.approx((0.15, 0.35))
     single = mean_figure(values, groups=[4, 3, 2, 1])
     assert (single.value, single.n) == (0.25, 4)
+    assert single.has_interval, "groups of one are items"
+
+
+def test_few_groups_have_no_interval_however_many_their_items() -> None:
+    values = [0.1, 0.3] * 60
+    assert not mean_figure(values, groups=[i // 24 for i in range(120)]).has_interval
+    assert not mean_figure([*values, math.nan], groups=[i // 24 for i in range(121)]).has_interval
+    labels = [i // 20 for i in range(120)]
+    assert mean_figure(values, groups=labels).has_interval
+    by_groups = mean_figure([float(label) for label in labels], groups=labels)
+    assert (by_groups.low, by_groups.high) == mean_bounds(range(6))
+
+
+def mean_bounds(values: range) -> object:
+    means = torch.tensor([sum(p) / 6 for p in itertools.product(values, repeat=6)]).double()
+    ends = torch.quantile(means, torch.tensor([0.025, 0.975]).double())
+    return pytest.approx(ends.tolist(), abs=0.1)
 
 
 def test_groups_of_different_sizes_weigh_by_their_items() -> None:
-    figure = mean_figure([1.0, 1.0, 1.0, 0.0], groups=[0, 0, 0, 1])
-    assert figure.value == 0.75 and (figure.low, figure.high) == (0.0, 1.0)
+    # The large group is drawn k ~ Binomial(6, 1/6) times, which makes the mean 3 k / (2 k + 6).
+    figure = mean_figure([1.0] * 3 + [0.0] * 5, groups=[0, 0, 0, 1, 2, 3, 4, 5])
+    assert figure.value == 0.375 and (figure.low, figure.high) == (0.0, 0.75)
 
 
 def test_seeded_and_chunked_draws_are_reproducible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from fit3d_cli.commands._options import Backbone, Run, Weights, require
-from fit3d_cli.errors import DatasetError, SettingsError
+from fit3d_cli.commands.compare import require_model
+from fit3d_cli.errors import DatasetError
 
 
 def probe(
@@ -55,7 +56,7 @@ def probe(
         }
     )
     require([data] if data else [], hint="name the dataset's folder", error=DatasetError)
-    require([tuned] if tuned else [], hint="name a model directory", error=SettingsError)
+    require_model(run, tuned)
     if run.dry_run:
         run.show_settings(resolved, {"task": task, "dataset": dataset})
         return

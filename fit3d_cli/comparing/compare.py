@@ -115,7 +115,7 @@ def compare(
         tuned=pair.tuned.name,
         scenes=scenes,
         settings=differences or {},
-        commands=(*_commands(reports), command),
+        commands=(*commands(reports), command),
         remarks=remarks,
         facts={
             "base weights": pair.base.weights_sha256[:12],
@@ -143,11 +143,13 @@ def _photos(
     return photos_of_path(path).spread(count), ()
 
 
-def _commands(reports: Sequence[Report]) -> list[str]:
+def commands(reports: Sequence[Report]) -> list[str]:
+    """The command lines that make these reports again."""
     lines = []
     for report in reports:
         words = ["fit3d", "probe", report.task, report.dataset]
         for key, value in flat_settings(report.settings).items():
             words += ["--set", f"{key if key.startswith('probe.') else f'probe.{key}'}={value}"]
+        words += ["--seed", str(report.seed)] if report.seed else []
         lines.append(shlex.join(words))
     return lines

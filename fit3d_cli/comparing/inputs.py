@@ -12,6 +12,7 @@ from fit3d_cli.archive import describe, read_archive
 from fit3d_cli.capture.base import READERS
 from fit3d_cli.capture.read import read_capture
 from fit3d_cli.comparing.models import Pair
+from fit3d_cli.comparing.verdict import task_title
 from fit3d_cli.errors import ArchiveError, Fit3dError, ImageError, SettingsError
 from fit3d_cli.report import Report
 from fit3d_cli.workspace import Workspace
@@ -151,7 +152,7 @@ def load_reports(directory: Path, pair: Pair) -> tuple[tuple[Report, ...], tuple
             without is taken for the workspace's own pair only.
 
     Returns:
-        The reports, and remarks on those that were left out.
+        The reports, their cautions, and remarks on those that were left out.
     """
     reports: list[Report] = []
     remarks: list[str] = []
@@ -166,6 +167,7 @@ def load_reports(directory: Path, pair: Pair) -> tuple[tuple[Report, ...], tuple
         measured = set(_DIGEST.findall(" ".join(report.notes)))
         if measured <= wanted if measured else pair.own:
             reports.append(report)
+            remarks += [f"{task_title(report)}: {caution}." for caution in report.cautions]
         else:
             remarks.append(f"Left out {path.name}: it measured other models.")
     return tuple(reports), tuple(remarks)

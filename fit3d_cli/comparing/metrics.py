@@ -22,7 +22,8 @@ _HIGHER = {
     "accuracy": "accuracy", "aacc": "pixel accuracy", "top1": "top-1 accuracy",
     "top5": "top-5 accuracy", "patch_top1": "top-1, mean of patches",
     "patch_top5": "top-5, mean of patches", "image_miou": "mIoU per image",
-    "image_acc": "accuracy per image", "d1": "δ < 1.25", "d2": "δ < 1.25²", "d3": "δ < 1.25³",
+    "image_acc": "accuracy per image",
+    "delta1": "δ < 1.25", "delta2": "δ < 1.25²", "delta3": "δ < 1.25³",
     "psnr": "PSNR", "ssim": "SSIM", "cosine": "cosine", "map": "mAP", "pck": "PCK",
     "pcdp": "PCDP", "recall": "recall", "auc": "AUC", "f1": "F1", "aj": "average Jaccard",
     "delta_avg": "δ average", "delta": "δ", "oa": "occlusion accuracy",
@@ -36,7 +37,7 @@ _LOWER = {
 # What a task is judged by comes first; the others are shown without being asked for.
 _SHOWN: Mapping[str, Sequence[str]] = {
     "seg": ("miou", "macc", "aacc"),
-    "depth": ("rmse", "abs_rel", "d1"),
+    "depth": ("rmse", "abs_rel", "delta1"),
     "corr": (
         "recall@1patch", "recall@1patch:0-15deg", "recall@1patch:15-30deg",
         "recall@1patch:30-60deg", "recall@1patch:60-180deg", "recall@10px", "ape",
@@ -46,7 +47,7 @@ _SHOWN: Mapping[str, Sequence[str]] = {
     "track": ("aj", "delta_avg", "oa"),
     "pose": ("5cm 5deg", "3cm 3deg", "1cm 1deg"),
 }  # fmt: skip
-_HEADLINES = ("miou", "rmse", "recall", "pck", "top1", "aj", "d1", "abs_rel", "acc", "map")
+_HEADLINES = ("miou", "rmse", "recall", "pck", "top1", "aj", "delta1", "abs_rel", "acc", "map")
 _LIMITS = re.compile(r"(\d+)\s*cm\W*(\d+)\s*deg")
 
 

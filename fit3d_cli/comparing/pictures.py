@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fit3d_cli import viz
+from fit3d_cli.backbones.drift import Drift, token_drift
 from fit3d_cli.images import read_image, resize_image
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.viz import Panel, PcaBasis
@@ -35,19 +36,6 @@ class Tokeniser(Protocol):
     def input_size(self, width: int, height: int, target_width: int) -> tuple[int, int]:
         """``(width, height)`` that the backbone sees."""
         ...
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far tuning moved the tokens of one picture.
-
-    Attributes:
-        cosine: Mean cosine similarity of tuned and base tokens at the same place.
-        norm_ratio: Mean length of tuned tokens over that of base tokens.
-    """
-
-    cosine: float
-    norm_ratio: float
 
 
 @dataclass(frozen=True)
@@ -172,7 +160,7 @@ def compare_pictures(
             photo_of(path, base, width),
             look(a, fitted[group][0]),
             look(b, fitted[group][1]),
-            drift(a, b),
+            token_drift(a, b),
         )
         for label, path, group, a, b in zip(labels, images, members, *seen, strict=True)
     )
@@ -210,15 +198,6 @@ def shared(seen: Sequence[Sequence[Tensor]], fit: Callable[[list[Tensor]], T]) -
 def look(tokens: Tensor, lens: Lens) -> ModelView:
     """Tokens ``[h, w, C]`` through a lens."""
     return ModelView(lens.pca(tokens), lens.clusters(tokens))
-
-
-def drift(base: Tensor, tuned: Tensor) -> Drift | None:
-    """Drift between ``[h, w, C]`` tokens of one picture; None if their shapes differ."""
-    if base.shape != tuned.shape:
-        return None
-    cosine = torch.nn.functional.cosine_similarity(base.double(), tuned.double(), dim=-1)
-    norms = [tokens.double().norm(dim=-1).mean() for tokens in (base, tuned)]
-    return Drift(float(cosine.mean()), float(norms[1] / norms[0].clamp(min=1e-12)))
 
 
 def tokens_of(

@@ -70,8 +70,8 @@ def verdict(reports: Sequence[Report], pictures: Sequence[FeaturePicture]) -> li
         parts.append(
             el(
                 "p",
-                f"How far tuning moved the features on the pictures below: mean cosine similarity "
-                f"{number(cosine)} to the base's, {number(ratio)} times their length.",
+                f"How far tuning moved the features on {len(drifts)} pictures below: mean cosine "
+                f"similarity {number(cosine)} to the base's, {number(ratio)} times their length.",
                 class_="small soft",
             )
         )

@@ -9,12 +9,9 @@ from typing import Any, Literal
 
 from fit3d_cli.comparing.metrics import TASKS, Metric, metric, number, shown_first, signed
 from fit3d_cli.report import Figure, Report, Row
+from fit3d_cli.statistics import MIN_GROUPS
 
 Outcome = Literal["better", "worse", "within noise", "equal", "undecided"]
-
-# With fewer items even a unanimous result happens by chance more often than one time in twenty
-# (sign test: 2 / 2**5 = 0.06).
-MIN_ITEMS = 6
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,15 @@ class Comparison:
         return -self.difference if self.metric.higher_is_better is False else self.difference
 
     @property
+    def gain_ends(self) -> tuple[float, float]:
+        """The interval of ``gain``."""
+        low, high = self.figure.low, self.figure.high
+        return (-high, -low) if self.metric.higher_is_better is False else (low, high)
+
+    @property
     def judged(self) -> bool:
         """Whether the interval rests on enough items."""
-        return self.figure.has_interval and self.figure.n >= MIN_ITEMS
+        return self.figure.has_interval and self.figure.n >= MIN_GROUPS
 
     @property
     def outcome(self) -> Outcome:
@@ -115,15 +118,23 @@ def best_models(report: Report, name: str) -> set[str]:
 
 
 def clear_winner(report: Report, name: str) -> str:
-    """The best model where that is more than noise: it beats the reference, or all lose to it."""
+    """The best model where that is more than noise: it beats the reference, or all lose to it.
+
+    Among several that beat it, the best one's interval must lie beyond those of the others: only
+    differences to the reference are measured, so this asks for more than is needed.
+    """
     base, best = reference_row(report), best_models(report, name)
-    found = {c.model: c.outcome for c in comparisons(report) if c.metric.name == name}
+    found = {c.model: c for c in comparisons(report) if c.metric.name == name}
     if base is None or len(best) != 1:
         return ""
     (model,) = best
     if model == base.model:
-        return model if set(found.values()) == {"worse"} else ""
-    return model if found.get(model) == "better" else ""
+        return model if {c.outcome for c in found.values()} == {"worse"} else ""
+    if model not in found or found[model].outcome != "better":
+        return ""
+    rivals = [c for c in found.values() if c.model != model and c.figure.has_interval]
+    beyond = all(found[model].gain_ends[0] > rival.gain_ends[1] for rival in rivals)
+    return model if beyond else ""
 
 
 def task_title(report: Report) -> str:
@@ -155,7 +166,8 @@ def basis(comparison: Comparison) -> str:
     """What the claim rests on: the interval, or why there is none."""
     figure, over = comparison.figure, comparison.over
     if not figure.has_interval:
-        return f"no interval: {figure.n} {over}"
+        few = f" in fewer than {MIN_GROUPS} groups" if figure.n >= MIN_GROUPS else ""
+        return f"no interval: {figure.n} {over}{few}"
     ends = f"95 % interval {signed(figure.low)} to {signed(figure.high)} over {figure.n} {over}"
     return ends if comparison.judged else f"{ends}: too few to judge"
 
@@ -167,7 +179,7 @@ def summary_rows(reports: Sequence[Report]) -> list[dict[str, Any]]:
         Dicts with ``task``, ``dataset``, ``model``, ``metric``, ``arrow``, ``value`` with its
         interval ``value_low`` and ``value_high``, ``difference`` to the reference model with its
         interval ``low`` and ``high`` (None where there is none), ``count`` and ``over`` what
-        items, ``best`` and ``verdict``, which is an ``Outcome`` or ``reference``.
+        items, ``best`` (see ``clear_winner``) and ``verdict``: an ``Outcome`` or ``reference``.
     """
     rows: list[dict[str, Any]] = []
     for report in reports:
@@ -194,7 +206,7 @@ def summary_rows(reports: Sequence[Report]) -> list[dict[str, Any]]:
                     "high": _finite(found.figure.high) if found else None,
                     "count": figure.n if figure else 0,
                     "over": report.over,
-                    "best": row.model in best_models(report, judged.name),
+                    "best": row.model == clear_winner(report, judged.name),
                     "verdict": found.outcome if found else "reference" if row is base else "",
                 }
             )

@@ -53,6 +53,7 @@ class SegDataset:
         first: Number in the files of the first class (1 where 0 means "no class").
         unlabelled: Numbers in the files that become ``ignore_index``, as that number itself does.
         notes: What a reader must know of the split.
+        video: Whether the scored pictures are frames of one video, in the order of time.
     """
 
     name: str
@@ -63,6 +64,7 @@ class SegDataset:
     first: int = 0
     unlabelled: frozenset[int] = NO_NUMBERS
     notes: tuple[str, ...] = ()
+    video: bool = False
 
     def labels(self, sample: Sample) -> Tensor:
         """``[H, W]`` int64 labels of a sample: ``0 .. len(classes) - 1`` or ``ignore_index``.
@@ -131,6 +133,7 @@ class DepthDataset:
         flip: Mirror one training picture in two.
         color: Colour change of the published training; None = none.
         test_flip: The published test averages the picture's and its mirror image's prediction.
+        video: Whether the scored pictures are frames of one video, in the order of time.
     """
 
     name: str
@@ -152,6 +155,7 @@ class DepthDataset:
     flip: bool = True
     color: ColorChange | None = ColorChange()
     test_flip: bool = True
+    video: bool = False
 
     def depth(self, sample: Sample) -> Tensor:
         """``[H, W]`` float32 metres, 0 = unknown or masked, on the stored photo's grid.
@@ -173,13 +177,16 @@ class DepthDataset:
             depth = torch.where(torch.from_numpy(mask), depth, 0.0)
         return depth
 
-    def scored_region(self, height: int, width: int, *, parity: bool) -> Tensor:
+    def scored_region(
+        self, height: int, width: int, *, parity: bool, where: str | Path = ""
+    ) -> Tensor:
         """``[height, width]`` bool: where a picture's pixels may be scored.
 
         Args:
             height: Of the scored picture; with ``kb_crop`` after that cut.
             width: The same.
             parity: As published, else mended.
+            where: What a message names instead of the dataset.
 
         Raises:
             DatasetError: The picture is smaller than the protocol's box.
@@ -187,9 +194,9 @@ class DepthDataset:
         region = torch.ones(height, width, dtype=torch.bool)
         box = self.parity_box if parity else self.fixed_box
         if box is not None:
-            region &= box.mask(height, width, where=self.name)
+            region &= box.mask(height, width, where=str(where or self.name))
         if self.garg:
-            region &= garg_box(height, width).mask(height, width, where=self.name)
+            region &= garg_box(height, width).mask(height, width, where=str(where or self.name))
         return region
 
 

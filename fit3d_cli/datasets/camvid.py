@@ -22,7 +22,8 @@ def _load(root: Path) -> SegDataset:
     val = val or paired(root / "val", root / "valannot")
     if not train or not val:
         raise absent(root, SPEC, "seg")
-    return SegDataset("camvid", CLASSES, train, val, unlabelled=_UNLABELLED)
+    # What is scored are seconds of one drive, fifteen frames each.
+    return SegDataset("camvid", CLASSES, train, val, unlabelled=_UNLABELLED, video=True)
 
 
 SPEC = DatasetSpec(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fit3d_cli.backbones.cache import TokenItem, TokenModel, all_tokens
+from fit3d_cli.backbones.drift import Drift, token_drift
 from fit3d_cli.images import image_size, read_image, resize_image
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.report import Figure
@@ -47,7 +48,7 @@ def measure_drift(
     """
     count = min(settings.drift_images, len(pictures))
     chosen = [pictures[(2 * i + 1) * len(pictures) // (2 * count)] for i in range(count)]
-    found: list[tuple[float, float]] = []
+    found: list[Drift] = []
     for start in range(0, count, settings.backbone.batch):
         part = chosen[start : start + settings.backbone.batch]
         on_event(Progress("drift", start, count))
@@ -56,26 +57,18 @@ def measure_drift(
             items = [_item(path, model, settings.backbone.width) for path in part]
             tokens.append(all_tokens(model, items, cache=None, batch=len(part), device=device))
         for ours, theirs in zip(*tokens, strict=True):
-            if ours.patches.shape != theirs.patches.shape:
+            drift = token_drift(ours.patches, theirs.patches)
+            if drift is None:
                 on_event(Progress("drift", count, count, "tokens do not correspond"))
                 return {}
-            found.append(token_drift(ours.patches, theirs.patches))
+            found.append(drift)
     if not found:
         return {}
     on_event(Progress("drift", count, count))
-    cosines, ratios = zip(*found, strict=True)
     return {
-        "cosine": mean_figure(cosines, seed=seed),
-        "norm_ratio": mean_figure(ratios, seed=seed),
+        "cosine": mean_figure([drift.cosine for drift in found], seed=seed),
+        "norm_ratio": mean_figure([drift.norm_ratio for drift in found], seed=seed),
     }
-
-
-def token_drift(base: Tensor, tuned: Tensor) -> tuple[float, float]:
-    """Mean cosine of ``[h, w, C]`` tokens, and the ratio of their mean lengths."""
-    ours, theirs = base.double(), tuned.double()
-    cosine = torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).mean()
-    lengths = ours.norm(dim=-1).mean(), theirs.norm(dim=-1).mean()
-    return float(cosine), float(lengths[1] / lengths[0].clamp(min=1e-12))
 
 
 def _item(path: Path, model: TokenModel, width: int) -> TokenItem:

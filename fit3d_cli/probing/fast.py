@@ -165,7 +165,7 @@ def _depth(row: str, dataset: DepthDataset, run: _Run) -> Measured:
     scores = DepthScores(nearest, farthest)
     for index, sample in enumerate(run.val.samples):
         depth = read_target(dataset, sample)
-        valid = where_valid(dataset, depth, run.settings, scored=True)
+        valid = where_valid(dataset, depth, run.settings, scored=True, where=sample.image_path)
         predicted = None
         if bool(valid.any()):
             predicted = predict_depth(head, seen.grid(index).to(run.device), *depth.shape)

@@ -16,7 +16,7 @@ from fit3d_cli.capture.frames import load_frame, view_camera
 from fit3d_cli.capture.read import read_capture
 from fit3d_cli.errors import DatasetError, UnknownNameError
 from fit3d_cli.geometry.cameras import Cameras, stack_cameras
-from fit3d_cli.probing.tasks.base import Question
+from fit3d_cli.probing.tasks.base import Question, require_no_data
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.rendering import render_maps
 from fit3d_cli.scene import Scene
@@ -62,7 +62,9 @@ def open_posed(question: Question) -> PosedViews:
         DatasetError: There is no depth, or of fewer than two views.
         CaptureError: The photos are missing, damaged or have changed.
         ArchiveError: The scene is damaged.
+        SettingsError: A directory of data is named besides.
     """
+    require_no_data(question)
     wanted = question.settings.corr.depth
     capture, scene = _find(question)
     measured = [view for view in capture.views if view.depth_path is not None]

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 from fit3d_cli.probing.heads import DepthHead, SegHead
 
-_CLASS_CHUNK = 16
+_CHUNK_VALUES = 1 << 26  # enlarged logits that are held at once: 256 MiB
 
 
 @torch.no_grad()
@@ -29,9 +29,10 @@ def enlarged_argmax(logits: Tensor, height: int, width: int) -> Tensor:
     best: Tensor | None = None
     chosen: Tensor | None = None
     # A chunk of classes at a time: 150 classes of a large photo would fill the memory.
-    for start in range(0, logits.shape[1], _CLASS_CHUNK):
+    step = max(1, _CHUNK_VALUES // (height * width))
+    for start in range(0, logits.shape[1], step):
         part = interpolate(
-            logits[:, start : start + _CLASS_CHUNK], size=(height, width), mode="bilinear",
+            logits[:, start : start + step], size=(height, width), mode="bilinear",
             align_corners=False,
         )[0]  # fmt: skip
         value, index = part.max(dim=0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fit3d_cli.backbones.cache import TokenModel
 from fit3d_cli.backbones.model import Backbone
-from fit3d_cli.datasets.base import DepthDataset, SegDataset
+from fit3d_cli.datasets.base import DepthDataset, Sample, SegDataset
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.probing.assembly import PARTS
 from fit3d_cli.probing.exact.frozen import DenseModel
@@ -20,8 +20,8 @@ from fit3d_cli.probing.exact.protocol import DEPTH_PROTOCOLS, SEG_PROTOCOLS
 from fit3d_cli.probing.fast import NOTE, measure_fast
 from fit3d_cli.probing.scores import group_pictures
 from fit3d_cli.probing.sources import is_capture, open_dataset
-from fit3d_cli.probing.split import depth_range, no_labels, spread
-from fit3d_cli.probing.tasks.base import Prepared, Question
+from fit3d_cli.probing.split import depth_range, no_labels, read_target, spread, where_valid
+from fit3d_cli.probing.tasks.base import Prepared, Question, require_no_data
 from fit3d_cli.progress import OnEvent, ignore
 from fit3d_cli.report import Report
 from fit3d_cli.settings import ProbeSettings
@@ -41,7 +41,6 @@ def probe(
     models: Mapping[str, ProbedModel],
     settings: ProbeSettings,
     *,
-    video: bool = False,
     device: str | torch.device = "cpu",
     seed: int = 0,
     cache_dir: Path | None = None,
@@ -53,7 +52,6 @@ def probe(
         dataset: From ``open_dataset``; its kind decides the task.
         models: ``base`` and, where a row needs it, ``tuned``: backbones on ``device``.
         settings: Rows, preset, sizes and the head's schedule.
-        video: Whether the scored pictures are frames in the order of time.
         device: Where backbones and heads run.
         seed: Of the heads' initial weights and of all draws; the same for every row.
         cache_dir: Token cache; None keeps tokens in memory only.
@@ -83,12 +81,9 @@ def probe(
             dataset, needed, settings, protocol, device=device, seed=seed,
             checkpoints=None if cache_dir is None else cache_dir.parent / "heads", on_step=on_step,
         )  # fmt: skip
-    scored = spread(dataset.val, settings.max_images)
-    groups, grouping = group_pictures(dataset, scored, video=video)
+    groups, grouping = group_pictures(dataset, spread(dataset.val, settings.max_images))
     rows = make_rows(measured, groups=groups, seed=seed)
     count = max(figure.n for figure in rows[0].figures.values())
-    if not count:
-        raise no_labels(dataset, "scored")
     task = "seg" if isinstance(dataset, SegDataset) else "depth"
     notes = (*how, *dataset.notes, *grouping)
     return Report(task, dataset.name, rows, count, notes=notes)
@@ -106,6 +101,21 @@ def _check(
                                     hint=f"give it, or leave {row} out")  # fmt: skip
     if isinstance(dataset, DepthDataset):
         depth_range(dataset, settings)
+    # One labelled picture of each split is looked for before hours are spent on them.
+    for kind, split in (("training", dataset.train), ("scored", dataset.val)):
+        chosen = spread(split, settings.max_images)
+        if not any(_labelled(dataset, one, settings, scored=kind == "scored") for one in chosen):
+            raise no_labels(dataset, kind)
+
+
+def _labelled(
+    dataset: SegDataset | DepthDataset, sample: Sample, settings: ProbeSettings, *, scored: bool
+) -> bool:
+    valid = where_valid(
+        dataset, read_target(dataset, sample), settings, scored=scored,
+        parity=settings.preset == "parity", where=sample.image_path,
+    )  # fmt: skip
+    return bool(valid.any())
 
 
 def prepare_probe(question: Question) -> Prepared:
@@ -115,15 +125,18 @@ def prepare_probe(question: Question) -> Prepared:
         UnknownNameError: It names no dataset of the task.
         DatasetError: The dataset is absent, laid out otherwise or too small.
         CaptureError: The capture is damaged.
+        SettingsError: A capture, and a directory of data besides.
     """
     dataset = open_dataset(question.task, question.dataset, question.root)
+    if is_capture(question.dataset):
+        require_no_data(question)
     scored = spread(dataset.val, question.settings.max_images)
 
     def measure(models: Mapping[str, Backbone]) -> Report:
         return probe(
             dataset, models, question.settings,
-            video=is_capture(question.dataset), device=question.device, seed=question.seed,
-            cache_dir=question.cache_dir, on_step=question.on_event,
+            device=question.device, seed=question.seed, cache_dir=question.cache_dir,
+            on_step=question.on_event,
         )  # fmt: skip
 
     return Prepared(measure, tuple(sample.image_path for sample in scored))

@@ -17,9 +17,9 @@ from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.probing.assembly import PARTS
 from fit3d_cli.probing.drift import measure_drift
-from fit3d_cli.probing.tasks.base import TASKS, Question
+from fit3d_cli.probing.tasks.base import SHARED, TASKS, Question
 from fit3d_cli.progress import OnEvent
-from fit3d_cli.report import Report
+from fit3d_cli.report import CAUTION, Report
 from fit3d_cli.settings import LiftBackboneSettings, ProbeSettings
 from fit3d_cli.storage import require_writable, write_json
 from fit3d_cli.workspace import Workspace
@@ -70,6 +70,9 @@ def run_probe(
     chosen = TASKS.get(task, where="TASK")
     if not settings.models:
         raise SettingsError("no row to measure", where="--models", hint="name at least one model")
+    if len(set(settings.models)) < len(settings.models):
+        raise SettingsError("a row is named twice", where=f"--models {','.join(settings.models)}",
+                            hint="name each row once")  # fmt: skip
     place = Workspace(workspace)
     require_writable(place.reports_dir)
     place.sweep()
@@ -84,7 +87,7 @@ def run_probe(
             seed=seed, cache_dir=place.cache_dir / "tokens", on_event=on_event,
         )
     )  # fmt: skip
-    models, notes = _models(settings, place, target)
+    models, notes, scenes = _models(settings, place, target)
     report = prepared.measure(models)
     drift = {}
     if len(models) == 2:
@@ -92,8 +95,21 @@ def run_probe(
             models["base"], models["tuned"], prepared.pictures, settings,
             device=target, seed=seed, on_event=on_event,
         )  # fmt: skip
+    if dataset not in DATASETS:
+        same = {name for name, path in remembered.items() if _is_same(path, Path(dataset))}
+        notes += [
+            f"{CAUTION}tuned was trained on scene {name}: its figures here are not those of a new"
+            " scene"
+            for name in sorted((same | {report.dataset}) & scenes)
+        ]
     changed = settings.model_dump(mode="json", exclude_defaults=True, exclude=_OFF_THE_RECORD)
-    report = replace(report, notes=(*notes, *report.notes), settings=changed, drift=drift)
+    idle = sorted(changed.keys() - SHARED - chosen.uses)
+    if idle:
+        notes.append(f"without effect on {task}: {', '.join(f'probe.{key}' for key in idle)}")
+    changed = {key: value for key, value in changed.items() if key not in idle}
+    report = replace(
+        report, notes=(*notes, *report.notes), settings=changed, drift=drift, seed=seed
+    )
     path = place.reports_dir / f"{task}-{report.dataset}.json"
     write_json(path, report.to_dict())
     return Probed(report, path)
@@ -101,15 +117,17 @@ def run_probe(
 
 def _models(
     settings: ProbeSettings, place: Workspace, device: torch.device
-) -> tuple[dict[str, Backbone], list[str]]:
-    """The models that the rows need, and what the report says of them."""
+) -> tuple[dict[str, Backbone], list[str], set[str]]:
+    """The models that the rows need, what the report says of them, and the tuned one's scenes."""
     needed = {part for row in settings.models for part in PARTS[row]}
     models: dict[str, Backbone] = {}
     notes = []
     origin: dict[str, Any] = {}
+    scenes: set[str] = set()
     if "tuned" in needed:
         directory = _tuned_directory(settings.tuned, place)
-        origin = _origin(read_provenance(directory))
+        provenance = read_provenance(directory)
+        origin, scenes = _origin(provenance), _scenes(provenance)
         models["tuned"] = load_backbone(str(directory), device=device)
         notes.append(_describe("tuned", models["tuned"]))
     if "base" in needed:
@@ -117,8 +135,10 @@ def _models(
         notes.insert(0, _describe("base", models["base"]))
         expected = origin.get("weights_sha256")
         if expected and expected != models["base"].weights_sha256:
-            notes.append("the tuned model started from other weights than the base has here")
-    return models, notes
+            notes.append(
+                f"{CAUTION}the tuned model started from other weights than the base has here"
+            )
+    return models, notes, scenes
 
 
 def _tuned_directory(name: str, place: Workspace) -> Path:
@@ -139,6 +159,17 @@ def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
     """Name and digest of what a tuned model started from, as ``finetune`` records them."""
     base = provenance.get("base")
     return base if isinstance(base, dict) else {"name": provenance.get("backbone")}
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    return second.is_dir() and first.resolve() == second.resolve()
+
+
+def _scenes(provenance: dict[str, Any]) -> set[str]:
+    """Names of the scenes that a model was trained on, as ``finetune`` records them."""
+    scenes = provenance.get("scenes")
+    entries = scenes if isinstance(scenes, list) else []
+    return {str(entry.get("name")) for entry in entries if isinstance(entry, dict)}
 
 
 def _load_base(

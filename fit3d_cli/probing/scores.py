@@ -80,7 +80,7 @@ class DepthScores:
 
 
 def group_pictures(
-    dataset: SegDataset | DepthDataset, samples: tuple[Sample, ...], *, video: bool
+    dataset: SegDataset | DepthDataset, samples: tuple[Sample, ...]
 ) -> tuple[list[int] | None, tuple[str, ...]]:
     """Which scored pictures the bootstrap resamples together, and the note that says so.
 
@@ -90,7 +90,6 @@ def group_pictures(
     Args:
         dataset: Where the samples are from.
         samples: Scored pictures.
-        video: Whether they are frames in the order of time.
     """
     folders = [sample.name.rpartition("/")[0] for sample in samples]
     names = list(dict.fromkeys(folders))
@@ -98,7 +97,16 @@ def group_pictures(
         note = f"intervals: {dataset.name}'s {len(names)} scenes are resampled as wholes"
         return [names.index(folder) for folder in folders], (note,)
     block = min(BLOCK, len(samples) // MIN_GROUPS)
-    if video and block > 1:
+    if dataset.video and block > 1:
         note = f"intervals: blocks of {block} neighbouring frames are resampled as wholes"
         return [number // block for number in range(len(samples))], (note,)
-    return None, ()
+    if 1 < len(names) < len(samples):
+        alike = f"all are of {len(names)} scenes"
+    elif dataset.video and len(samples) > 1:
+        alike = "they are frames of one video"
+    else:
+        return None, ()
+    # Said, because such intervals are narrower than they should be.
+    return None, (
+        f"intervals: pictures are resampled one by one, though {alike}: too few to group",
+    )

@@ -79,6 +79,7 @@ def capture_depth(capture: Capture) -> DepthDataset:
         scales={view.name: view.depth_scale for view in (*train, *val)},
         metric=capture.metric,
         notes=tuple(notes),
+        video=True,
     )
 
 

@@ -172,8 +172,9 @@ def depth_range(dataset: DepthDataset, settings: ProbeSettings) -> tuple[float, 
 
 
 def where_valid(
-    dataset: Dataset, target: Tensor, settings: ProbeSettings, *, scored: bool, parity: bool = False
-) -> Tensor:
+    dataset: Dataset, target: Tensor, settings: ProbeSettings, *, scored: bool,
+    parity: bool = False, where: str | Path = "",
+) -> Tensor:  # fmt: skip
     """``[H, W]`` bool: pixels that are learnt from, or that are scored.
 
     Args:
@@ -182,6 +183,10 @@ def where_valid(
         settings: Range of depths.
         scored: Restrict to the region that the protocol scores.
         parity: The region as published.
+        where: What a message names instead of the dataset.
+
+    Raises:
+        DatasetError: The picture is smaller than the scored region.
     """
     if isinstance(dataset, SegDataset):
         return target != dataset.ignore_index
@@ -189,7 +194,7 @@ def where_valid(
     # Both ends are outside, as in the published evaluation.
     valid = (target > nearest) & (target < farthest)
     if scored:
-        valid &= dataset.scored_region(*target.shape, parity=parity)
+        valid &= dataset.scored_region(*target.shape, parity=parity, where=where)
     return valid
 
 
@@ -200,19 +205,13 @@ def read_pixels(
     generator: torch.Generator,
     on_step: OnEvent,
 ) -> list[Pixels | None]:
-    """Labelled pixels of the training pictures; None for a picture that has none.
-
-    Raises:
-        DatasetError: No picture has any.
-    """
+    """Labelled pixels of the training pictures; None for a picture that has none."""
     pixels = []
     for number, sample in enumerate(samples, start=1):
         target = read_target(dataset, sample)
         valid = where_valid(dataset, target, settings, scored=False)
         pixels.append(draw_pixels(target, valid, generator))
         on_step(Progress("labels", number, len(samples)))
-    if not any(entry is not None for entry in pixels):
-        raise no_labels(dataset, "training")
     return pixels
 
 

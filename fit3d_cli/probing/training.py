@@ -82,7 +82,8 @@ def draw_pixels(labels: Tensor, valid: Tensor, generator: torch.Generator) -> Pi
     indices = valid.flatten().nonzero()[:, 0]
     if not len(indices):
         return None
-    count = min(PIXELS_KEPT, len(indices))
+    # A lone pixel counts twice: batch statistics and the variance of the loss need two values.
+    count = min(PIXELS_KEPT, max(2, len(indices)))
     chosen = indices[torch.randint(len(indices), (count,), generator=generator)]
     row, column = chosen // sizes["W"], chosen % sizes["W"]
     places = torch.stack([(column + 0.5) / sizes["W"], (row + 0.5) / sizes["H"]], dim=1)

@@ -154,7 +154,7 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Stage:
     values = {"base": base, "tuned": [v + 0.1 + 0.01 * (i % 3) for i, v in enumerate(base)],
               "sum": [v + 0.01 * (-1) ** i for i, v in enumerate(base)]}  # fmt: skip
     rows = make_rows({
-        model: Measured({"miou": miou, "macc": miou, "d1": miou, "zorks": miou})
+        model: Measured({"miou": miou, "macc": miou, "delta1": miou, "zorks": miou})
         for model, miou in values.items()
     })  # fmt: skip
     drift = {"cosine": Figure(0.9, 24, 0.88, 0.93), "norm_ratio": Figure(1.1, 24)}
@@ -181,6 +181,16 @@ def test_probe(probe: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "zorks" not in shown and "2 more figures: -v, or the report" in shown
     assert "drift of tuned from base: cosine 0.900 (0.880–0.930), length ratio 1.100" in shown
     assert "note: few images" in shown and "report: w/reports/seg-camvid.json" in shown
+
+
+def test_a_tuned_model_of_the_workspace_may_be_named(
+    probe: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["probe", "seg", "camvid", "--workspace", str(tmp_path), "--tuned", "mine"]
+    assert app.run(argv) == 2 and "name a model directory" in capsys.readouterr().err
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert app.run(argv) == 0
+    assert probe.args[2].tuned == "mine"
 
 
 def test_probe_shows_everything_when_asked(

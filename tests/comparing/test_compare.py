@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fit3d_cli.comparing.compare import compare
+from fit3d_cli.comparing.compare import commands, compare
 from fit3d_cli.comparing.inputs import (
     Photos,
     load_reports,
@@ -108,6 +108,17 @@ def test_reports_about_other_models_are_left_out(full_workspace: Path) -> None:
         found = [load_reports(home.reports_dir, pair) for pair in (own, turned)]
         assert tuple(len(reports) for reports, _ in found) == kept
         assert all(len(reports) + len(remarks) == 1 for reports, remarks in found)
+
+
+def test_the_cautions_of_a_report_are_repeated(full_workspace: Path) -> None:
+    path = full_workspace / "reports" / "depth-office.json"
+    told = json.loads(path.read_text("utf-8"))
+    told |= {"notes": ["A note.", "caution: tuned was trained on scene office"], "seed": 3}
+    path.write_text(json.dumps(told), "utf-8")
+    pair = load_pair(Workspace(full_workspace), BackboneSettings())
+    (report,), remarks = load_reports(path.parent, pair)
+    assert remarks == ("Depth on office: tuned was trained on scene office.",)
+    assert "depth office" in commands([report])[0] and commands([report])[0].endswith("--seed 3")
 
 
 def test_reports_that_cannot_be_read_are_named(full_workspace: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fit3d_cli.comparing.look import file_names, viz_images
-from fit3d_cli.comparing.pictures import compare_pictures, drift, tokens_of
+from fit3d_cli.comparing.pictures import compare_pictures, tokens_of
 from fit3d_cli.errors import ImageError
 from fit3d_cli.images import read_image, save_png
 from fit3d_cli.progress import Progress
@@ -30,15 +30,6 @@ def test_the_same_model_twice_looks_the_same(photos: list[Path], fake: Callable[
         assert picture.drift is not None
         assert picture.drift.cosine == pytest.approx(1)
         assert picture.drift.norm_ratio == pytest.approx(1)
-
-
-def test_drift_of_known_tokens() -> None:
-    base = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
-    tuned = torch.tensor([[[0.0, 3.0], [0.0, 3.0]]])
-    found = drift(base, tuned)
-    assert found is not None
-    assert found.cosine == pytest.approx(0.5) and found.norm_ratio == pytest.approx(2.0)
-    assert drift(base, torch.zeros(1, 2, 3)) is None
 
 
 def test_models_of_different_width_get_their_own_colours(

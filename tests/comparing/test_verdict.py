@@ -16,6 +16,7 @@ from fit3d_cli.comparing.verdict import (
     summary_rows,
     tally,
 )
+from fit3d_cli.probing.metrics import DEPTH_METRICS
 from fit3d_cli.report import Figure, Report, Row
 from fit3d_cli.statistics import Measured, Pooled, make_rows
 
@@ -61,7 +62,7 @@ def plain(**values: float) -> tuple[Row, ...]:
         ("delta@4", "δ @4", True),
         ("3cm 3deg", "within 3 cm and 3°", True),
         ("silog", "SILog", False),
-        ("d1", "δ < 1.25", True),
+        ("delta1", "δ < 1.25", True),
         ("delta", "δ", True),
         ("zorks", "zorks", None),
     ],
@@ -69,6 +70,12 @@ def plain(**values: float) -> tuple[Row, ...]:
 def test_metric_names_and_directions(name: str, label: str, higher: bool | None) -> None:
     found = metric(name)
     assert (found.label, found.higher_is_better) == (label, higher)
+
+
+def test_every_figure_of_the_linear_probes_is_judged() -> None:
+    names = [*DEPTH_METRICS, "miou", "macc", "aacc", "image_miou", "image_acc"]
+    assert [name for name in names if metric(name).higher_is_better is None] == []
+    assert shown_first("depth", DEPTH_METRICS) == ["rmse", "abs_rel", "delta1"]
 
 
 @pytest.mark.parametrize(
@@ -119,12 +126,23 @@ def test_no_interval_no_claim() -> None:
     assert "no interval: 1 images" in sentence(found)
 
 
+def test_many_items_of_few_groups_prove_nothing() -> None:
+    alike = [index // 8 for index in range(len(HARD))]  # five scenes of eight frames
+    measured = {"base": Measured({"acc": HARD}), "tuned": Measured({"acc": HARD + 0.1})}
+    rows = make_rows(measured, groups=alike)
+    (found,) = comparisons(Report("seg", "street", rows, len(HARD)))
+    assert found.outcome == "undecided"
+    assert "no interval: 40 images in fewer than 6 groups" in sentence(found)
+
+
 def test_a_winner_is_clear_only_beyond_noise() -> None:
     good = ("tuned", HARD + 0.1)
     level = ("concat", HARD + NOISE - NOISE.mean() + 1e-4)
     for models, winner in (
         ((("base", HARD), good, level), "tuned"),
         ((("base", HARD), level), ""),
+        ((("base", HARD), good, ("concat", level[1] + 0.1)), ""),  # which of the two, is noise
+        ((("base", HARD), good, ("concat", level[1] + 0.2)), "concat"),
         ((("base", HARD), ("tuned", HARD - 0.1), ("concat", HARD - 0.2)), "base"),
         ((("base", HARD), ("tuned", HARD - 0.1), ("concat", level[1] - 2e-4)), ""),
         ((("base", HARD),), ""),
@@ -137,7 +155,7 @@ def test_a_winner_is_clear_only_beyond_noise() -> None:
     [
         ("corr", ["ape", "recall@10px", "recall@1patch", "recall@1patch:0-15deg"], "recall@1patch"),
         ("seg", ["aacc", "miou"], "miou"),
-        ("depth", ["d1", "rmse"], "rmse"),
+        ("depth", ["delta1", "rmse"], "rmse"),
         ("cls", ["patch_top1", "top1"], "top1"),
         ("cls", ["patch_top1"], "patch_top1"),
         ("transfer", ["pck@0.05", "pck@0.10"], "pck@0.10"),
@@ -186,6 +204,7 @@ def test_summary_rows_and_tally() -> None:
     ]
     assert rows[1]["low"] - 1e-9 <= rows[1]["difference"] <= rows[1]["high"] + 1e-9 < 0
     assert rows[0]["low"] is None and rows[1]["best"] and not rows[0]["best"]
+    assert not any(r["best"] for r in rows[2:]), "what is within noise is not called best"
     assert (rows[1]["count"], rows[1]["over"]) == (40, "views")
     assert rows[1]["value_low"] < rows[1]["value"] < rows[1]["value_high"]
     words = tally([good, noisy], "tuned")

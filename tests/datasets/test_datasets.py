@@ -32,6 +32,7 @@ def camvid(root: Path) -> Path:
 
 def test_camvid_pairs_by_name_and_ignores_the_unlabelled(tmp_path: Path) -> None:
     dataset = load_dataset("seg", "camvid", camvid(tmp_path))
+    assert dataset.video
     assert isinstance(dataset, SegDataset)
     assert [s.name for s in dataset.train] == ["a", "b"] == [s.name for s in dataset.val]
     assert len(dataset.classes) == 11

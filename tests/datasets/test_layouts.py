@@ -285,8 +285,8 @@ def test_the_box_of_nyu_does_not_fit_smaller_pictures(
 ) -> None:
     dataset = depth(trees, name, tmp_path)
     assert int(dataset.scored_region(480, 640, parity=True).sum()) == (471 - 45) * (601 - 41)
-    with pytest.raises(DatasetError, match="columns 41:601 do not lie in a picture of 320x240"):
-        dataset.scored_region(240, 320, parity=True)
+    with pytest.raises(DatasetError, match=r"0\.jpg: .* 41:601 do not lie in a picture of 320x240"):
+        dataset.scored_region(240, 320, parity=True, where="rgb/0.jpg")
 
 
 def test_kittis_boxes(trees: ModuleType, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Drift: by hand, and over pictures."""
+"""Drift over pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fit3d_cli.images import save_png
-from fit3d_cli.probing.drift import measure_drift, token_drift
+from fit3d_cli.probing.drift import measure_drift
 from fit3d_cli.progress import Progress
 from fit3d_cli.report import Figure
 from fit3d_cli.settings import BackboneSettings, ProbeSettings
@@ -39,13 +39,6 @@ class Fake:
 
 EYE = torch.eye(2)
 QUARTER = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-
-
-def test_by_hand() -> None:
-    base = torch.tensor([[[3.0, 4.0], [0.0, 1.0]]])
-    cosine, ratio = token_drift(base, torch.tensor([[[4.0, 3.0], [0.0, 2.0]]]))
-    assert cosine == pytest.approx((24 / 25 + 1) / 2) and ratio == pytest.approx(7 / 6)
-    assert token_drift(base, -2 * base) == pytest.approx((-1, 2))
 
 
 @pytest.fixture

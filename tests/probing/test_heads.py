@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fit3d_cli.probing.features import interpolate
+from fit3d_cli.geometry.grids import interpolate
+from fit3d_cli.probing import prediction
 from fit3d_cli.probing.heads import DepthHead, Fusion, SegHead
 from fit3d_cli.probing.prediction import predict_depth, predict_labels
 from fit3d_cli.probing.training import Plan, draw_pixels
@@ -12,19 +13,6 @@ from fit3d_cli.probing.training import Plan, draw_pixels
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 4)])
-def test_interpolation_is_torchs_bilinear_at_every_pixel(size: tuple[int, int]) -> None:
-    grid = torch.rand(*size, 3, generator=generator())
-    height, width = 23, 31
-    expected = nn.functional.interpolate(
-        grid.permute(2, 0, 1)[None], size=(height, width), mode="bilinear", align_corners=False
-    )[0].permute(1, 2, 0)
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    places = torch.stack([(x + 0.5) / width, (y + 0.5) / height], dim=-1).reshape(-1, 2)
-    found = interpolate(grid, places).reshape(height, width, 3)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def expected_logits(head: SegHead, rows: Tensor) -> Tensor:
@@ -97,7 +85,11 @@ def test_depth_is_the_expectation_over_bins() -> None:
     assert far.min() >= 1 and far.max() <= 4
 
 
-def test_labels_are_the_arg_max_of_enlarged_logits_over_any_number_of_classes() -> None:
+@pytest.mark.parametrize("held", [1, 16 * 170, 1 << 26])  # one class at a time, sixteen, all
+def test_labels_are_the_arg_max_of_enlarged_logits_over_any_number_of_classes(
+    monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr(prediction, "_CHUNK_VALUES", held)
     head = SegHead(5, 37, statistics=(torch.zeros(5), torch.ones(5)), generator=generator())
     grid = torch.randn(3, 4, 5, generator=generator())
     logits = nn.functional.interpolate(

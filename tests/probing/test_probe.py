@@ -1,6 +1,7 @@
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -159,14 +160,17 @@ def test_scenes_and_neighbouring_frames_are_resampled_as_wholes(tmp_path: Path) 
         return tuple(Sample(name, tmp_path, tmp_path) for name in names)
 
     scenes = samples([f"{scene}/{frame}" for scene in range(8) for frame in range(2)])
-    groups, notes = group_pictures(dataset, scenes, video=False)
+    groups, notes = group_pictures(dataset, scenes)
     assert groups == [number // 2 for number in range(16)] and "8 scenes" in notes[0]
-    assert group_pictures(dataset, scenes[:14], video=False) == (None, ())  # too few to tell
+    groups, notes = group_pictures(dataset, scenes[:14])  # too few to tell
+    assert groups is None and "7 scenes: too few to group" in notes[0]
     frames = samples([str(number) for number in range(42)])
-    assert group_pictures(dataset, frames, video=False) == (None, ())
-    groups, notes = group_pictures(dataset, frames, video=True)
+    assert group_pictures(dataset, frames) == (None, ())
+    dataset = replace(dataset, video=True)
+    groups, notes = group_pictures(dataset, frames)
     assert groups is not None and groups[:6] == [0, 0, 0, 0, 0, 1] and "blocks of 5" in notes[0]
-    assert group_pictures(dataset, frames[:15], video=True) == (None, ())
+    groups, notes = group_pictures(dataset, frames[:15])
+    assert groups is None and "frames of one video: too few to group" in notes[0]
 
 
 def test_labels_unrelated_to_the_picture_cannot_be_learnt(tmp_path: Path) -> None:
@@ -227,6 +231,39 @@ def test_pictures_without_labels_are_not_counted(tmp_path: Path) -> None:
         save_png(sample.label_path, empty)
     with pytest.raises(DatasetError, match="no training picture"):
         probe(dataset, MODELS, settings(models=("tuned",), steps=5))
+
+
+@pytest.mark.parametrize("preset", ["fast", "parity"])
+def test_a_split_without_pictures_or_labels_is_refused_before_any_work(
+    tmp_path: Path, preset: str
+) -> None:
+    dataset = segmentation(tmp_path)
+    events: list[Progress] = []
+
+    def refused(dataset: SegDataset, match: str) -> None:
+        with pytest.raises(DatasetError, match=match):
+            probe(dataset, MODELS, settings(preset=preset), on_step=events.append)
+
+    refused(replace(dataset, train=()), "no training picture")
+    refused(replace(dataset, val=()), "no scored picture")
+    nothing = np.full((SIZE, SIZE), 255, np.uint8)
+    for sample in dataset.train:
+        save_png(sample.label_path, nothing)
+    refused(dataset, "no training picture")
+    assert not events
+
+
+@pytest.mark.parametrize("kind", ["seg", "depth"])
+def test_one_picture_with_one_labelled_pixel_is_enough(tmp_path: Path, kind: str) -> None:
+    dataset = segmentation(tmp_path) if kind == "seg" else depths(tmp_path)
+    dataset = replace(dataset, train=dataset.train[:1], val=dataset.val[:1])
+    label = np.full((SIZE, SIZE), 255, np.uint8) if kind == "seg" else np.zeros((SIZE, SIZE), "u2")
+    label[20, 30] = 1 if kind == "seg" else 2000
+    save_png(dataset.train[0].label_path, label)
+    report = probe(dataset, MODELS, settings(models=("tuned", "fused"), steps=5))
+    assert report.count == 1
+    for row in report.rows:
+        assert all(math.isfinite(f.value) and not f.has_interval for f in row.figures.values())
 
 
 def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fit3d_cli.probing.exact.protocol import SEG_PROTOCOLS
 from fit3d_cli.probing.run import run_probe
 from fit3d_cli.progress import ignore
 from fit3d_cli.report import Report
-from fit3d_cli.settings import BackboneSettings, ProbeSettings
+from fit3d_cli.settings import BackboneSettings, CorrSettings, ProbeSettings
 from fit3d_cli.tensorfile import write_tensors
 from fit3d_cli.workspace import Workspace
 
@@ -103,6 +103,45 @@ def kitchen(tmp_path: Path) -> Path:
         save_png(stem.with_suffix(".color.png"), np.full((24, 32, 3), 20 * number, np.uint8))
         save_png(stem.with_suffix(".depth.png"), np.full((24, 32), 1500 + number, np.uint16))
     return root
+
+
+def test_a_capture_that_tuned_was_trained_on_is_told(place: Workspace, tmp_path: Path) -> None:
+    place.remember_capture("kitchen", kitchen(tmp_path))
+    record = place.models_dir / "mine" / "fit3d.json"
+    told = json.loads(record.read_text())
+
+    def cautions(*names: str, **changes: object) -> tuple[str, ...]:
+        record.write_text(
+            json.dumps(told | {"scenes": [{"name": n, "digest": "0"} for n in names]})
+        )
+        done = run_probe("depth", "kitchen", settings(bins=8, **changes), workspace=place.root,
+                         device="cpu", seed=4, on_event=ignore)  # fmt: skip
+        assert done.report.seed == 4
+        return done.report.cautions
+
+    (caution,) = cautions("office", "kitchen")
+    assert caution.startswith("tuned was trained on scene kitchen")
+    assert not cautions("office")
+    place.remember_capture("office", tmp_path / "kitchen")  # the scene of it has another name
+    assert cautions("office")[0].startswith("tuned was trained on scene office")
+    weights = place.weights_of(base().weights_sha256)
+    named = BackboneSettings(name="room-tiny", weights=weights, width=32)
+    assert not cautions("kitchen", models=("base",), backbone=named)
+
+
+def test_what_has_no_effect_is_told_or_refused(place: Workspace, tmp_path: Path) -> None:
+    report, _ = run(place, models=("tuned",), bins=8, batch=2, corr=CorrSettings(pairs=3))
+    assert "without effect on seg: probe.bins, probe.corr" in report.notes
+    assert report.settings == {
+        "backbone": {"width": 32}, "models": ["tuned"], "steps": 3, "batch": 2,
+    }  # fmt: skip
+    with pytest.raises(SettingsError, match="named twice"):
+        run(place, models=("tuned", "tuned"))
+    capture = str(kitchen(tmp_path))
+    for task in ("depth", "corr"):
+        with pytest.raises(SettingsError, match="lies where it is named"):
+            run_probe(task, capture, settings(data=str(tmp_path)), workspace=place.root,
+                      device="cpu", seed=0, on_event=ignore)  # fmt: skip
 
 
 def test_a_remembered_capture_may_be_named(place: Workspace, tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ class DepthJob:
         for number, sample in enumerate(self.val, start=1):
             depth = read_target(self.dataset, sample)
             valid = where_valid(self.dataset, depth, self.settings, scored=True,
-                                parity=self.protocol.parity_box)  # fmt: skip
+                                parity=self.protocol.parity_box,
+                                where=sample.image_path)  # fmt: skip
             if bool(valid.any()):
                 picture = as_picture(read_photo(self.dataset, sample)) / 255
                 frame = self.frozen.frame(*depth.shape)

@@ -16,7 +16,7 @@ from fit3d_cli.probing.exact.frozen import DenseModel, Frozen
 from fit3d_cli.probing.exact.protocol import DepthProtocol, Schedule, SegProtocol
 from fit3d_cli.probing.exact.seg import SegJob
 from fit3d_cli.probing.exact.training import Training, finish, train_heads
-from fit3d_cli.probing.split import Dataset, no_labels, spread
+from fit3d_cli.probing.split import Dataset, spread
 from fit3d_cli.progress import OnEvent
 from fit3d_cli.settings import ProbeSettings
 from fit3d_cli.statistics import Measured
@@ -51,8 +51,6 @@ def measure_exact(
         ImageError: A picture cannot be read.
     """
     train, val = (spread(s, settings.max_images) for s in (dataset.train, dataset.val))
-    if not train or not val:
-        raise no_labels(dataset, "training" if not train else "scored")
     protocol = replace(protocol, schedule=protocol.schedule.adjusted(settings))
     norm = not isinstance(protocol, DepthProtocol) or protocol.norm
     frozen = Frozen(models, device=device, norm=norm, batch=settings.backbone.batch)

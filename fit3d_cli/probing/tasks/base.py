@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.errors import SettingsError
 from fit3d_cli.progress import OnEvent, ignore
 from fit3d_cli.registry import Registry
 from fit3d_cli.report import Report
@@ -62,6 +63,10 @@ class Prepared:
     pictures: tuple[Path, ...]
 
 
+# Settings of ``probe`` that every task reads.
+SHARED = frozenset({"backbone", "data", "drift_images", "max_images", "models", "tuned"})
+
+
 @dataclass(frozen=True)
 class Task:
     """One kind of measurement.
@@ -70,11 +75,27 @@ class Task:
         summary: What is measured, one line.
         datasets: Names and layouts that it takes, for help and messages.
         prepare: Opens the data of a question.
+        uses: Settings of ``probe`` that it reads besides ``SHARED``.
     """
 
     summary: str
     datasets: Callable[[], list[str]]
     prepare: Callable[[Question], Prepared]
+    uses: frozenset[str] = frozenset()
 
 
 TASKS: Registry[Task] = Registry("task", "fit3d_cli.probing.tasks")
+
+
+def require_no_data(question: Question) -> None:
+    """Refuse ``--data`` where the dataset is a capture or a scene, which is named itself.
+
+    Raises:
+        SettingsError: It was given.
+    """
+    if question.settings.data:
+        raise SettingsError(
+            "a capture lies where it is named",
+            where=f"--data {question.settings.data}",
+            hint=f"leave it out, or name the capture: fit3d probe {question.task} DIR",
+        )

@@ -17,7 +17,7 @@ from fit3d_cli.datasets.image_folder import LAYOUT, ClassDataset, ClassPicture, 
 from fit3d_cli.probing.assembly import PARTS, assemble, require_no_head
 from fit3d_cli.probing.knn import Summaries, class_scores, summarise, top_hits
 from fit3d_cli.probing.tasks.base import TASKS, Prepared, Question, Task
-from fit3d_cli.report import Report
+from fit3d_cli.report import CAUTION, Report
 from fit3d_cli.statistics import Measured, make_rows
 
 _TOP = 5
@@ -99,7 +99,10 @@ def _measure(
     seen = {digests[p.image_path] for p in train}
     double = sum(digests[p.image_path] in seen for p in val)
     if double:
-        notes = (*notes, f"{double} of the scored pictures are among the known ones, byte by byte")
+        notes = (
+            *notes,
+            f"{CAUTION}{double} of the scored pictures are among the known ones, byte by byte",
+        )
     return Report("cls", dataset.name, rows, len(val), notes=notes)
 
 
@@ -121,5 +124,6 @@ TASKS.add(
         summary="classification by nearest neighbours (top-1, top-5), nothing is trained",
         datasets=lambda: [f"a folder laid out as {LAYOUT}"],
         prepare=prepare,
+        uses=frozenset({"cls"}),
     ),
 )

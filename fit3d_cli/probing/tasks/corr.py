@@ -172,5 +172,6 @@ TASKS.add(
         summary="multi-view correspondence by cosine nearest neighbour (recall, APE, PCDP)",
         datasets=lambda: ["any RGB-D capture", "any lifted scene"],
         prepare=prepare,
+        uses=frozenset({"corr"}),
     ),
 )

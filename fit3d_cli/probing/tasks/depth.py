@@ -12,5 +12,8 @@ TASKS.add(
         summary="depth by a linear head on the tokens (RMSE, metres)",
         datasets=lambda: [*dataset_names("depth"), "any RGB-D capture"],
         prepare=prepare_probe,
+        uses=frozenset(
+            {"preset", "steps", "lr", "weight_decay", "batch", "bins", "min_depth", "max_depth"}
+        ),
     ),
 )

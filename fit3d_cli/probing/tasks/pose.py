@@ -217,5 +217,6 @@ TASKS.add(
         summary="object pose by feature matching and PnP: cm-degree accuracy (OnePose-LowTexture)",
         datasets=lambda: [DATASET],
         prepare=prepare,
+        uses=frozenset({"pose"}),
     ),
 )

@@ -12,5 +12,6 @@ TASKS.add(
         summary="semantic segmentation by a linear head (mIoU)",
         datasets=lambda: dataset_names("seg"),
         prepare=prepare_probe,
+        uses=frozenset({"preset", "steps", "lr", "weight_decay", "batch"}),
     ),
 )

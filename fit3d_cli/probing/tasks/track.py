@@ -138,5 +138,6 @@ TASKS.add(
         summary="point tracking through videos: AJ, delta, OA (TAP-Vid DAVIS)",
         datasets=lambda: [DATASET],
         prepare=prepare,
+        uses=frozenset({"track"}),
     ),
 )

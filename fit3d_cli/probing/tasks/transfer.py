@@ -142,5 +142,6 @@ TASKS.add(
         summary="key-point transfer between pictures of a category: PCK (PF-PASCAL)",
         datasets=lambda: [DATASET],
         prepare=prepare,
+        uses=frozenset({"preset"}),
     ),
 )
