@@ -153,6 +153,9 @@ class ObjectiveSettings(Section):
     anchor: float = Field(
         0.0, ge=0, description="L1 to the frozen base's tokens (ConDense's fidelity)"
     )
+    class_anchor: float = Field(
+        0.0, ge=0, description="L1 to the frozen base's class token, which nothing else holds"
+    )
     norm_angle: float = Field(
         0.0, ge=0, description="norm ratio and angle to the frozen base's tokens (MVFM)"
     )
@@ -216,7 +219,7 @@ class PairSettings(Section):
     depth: Literal["auto", "capture", "rendered"] = Field(
         "auto", description="whose depth makes them; auto = the capture's where it has any"
     )
-    points: int = Field(256, gt=1, le=4096, description="correspondences per pair of views")
+    points: int = Field(256, ge=8, le=4096, description="correspondences per pair of views")
     min_overlap: float = Field(
         0.2, gt=0, le=1, description="least share of a view that its partner sees"
     )

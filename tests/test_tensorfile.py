@@ -18,7 +18,7 @@ import torch
 
 from fit3d_cli import tensorfile
 from fit3d_cli.errors import ArchiveError
-from fit3d_cli.tensorfile import ARCHIVE_LIMITS, MODEL_LIMITS
+from fit3d_cli.tensorfile import ARCHIVE_LIMITS, MODEL_LIMITS, files
 
 
 def sample() -> dict[str, torch.Tensor]:
@@ -281,3 +281,34 @@ def test_limits_bound_the_header_before_it_is_read(tmp_path: Path) -> None:
         file.truncate(10 << 30)
     with pytest.raises(ArchiveError, match="header of 1048577 bytes, at most 1048576"):
         tensorfile.read_header(path)
+
+
+def test_known_headers_are_parsed_once_per_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    real = files._parse
+    monkeypatch.setattr(files, "_parse", lambda p, *rest: parsed.append(p.name) or real(p, *rest))
+    headers = tensorfile.Headers(5)
+
+    def value(path: Path, name: str = "t0") -> float:
+        with tensorfile.open_tensors(path, headers=headers) as file:
+            return float(file.read(name))
+
+    def write(name: str, tensors: int, start: float) -> Path:
+        made = {f"t{i}": torch.tensor(start + i) for i in range(tensors)}
+        tensorfile.write_tensors(tmp_path / name, made, {})
+        return tmp_path / name
+
+    one, two, three = write("one", 2, 10), write("two", 2, 20), write("three", 2, 30)
+    assert [value(p) for p in (one, two, one, two)] == [10, 20, 10, 20]
+    assert value(one, "t1") == 11 and parsed == ["one", "two"]
+    write("one", 2, 40)
+    assert value(one) == 40 and parsed[2:] == ["one"], "a replaced file is not the known one"
+    # Five tensors at most: the headers that were not used last are forgotten.
+    assert [value(p) for p in (three, one, two)] == [30, 40, 20]
+    assert parsed[3:] == ["three", "two"]
+    big = write("big", 9, 50)
+    assert value(big) == value(big) == 50 and parsed[5:] == ["big"]
+    with pytest.raises(ArchiveError, match="no such file"):
+        value(tmp_path / "none")

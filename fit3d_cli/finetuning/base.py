@@ -1,16 +1,18 @@
-"""The backbone that the scenes were lifted with."""
+"""The backbone that the scenes were lifted with, and which part of it is trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.backbones.parts import make_trainable
 from fit3d_cli.errors import SettingsError, WeightsError
 from fit3d_cli.finetuning.targets import SceneTargets
-from fit3d_cli.settings import FinetuneSettings
+from fit3d_cli.settings import FinetuneSettings, TrainableSettings
 from fit3d_cli.workspace import Workspace
 
 
@@ -53,3 +55,23 @@ def load_base(
             hint="name them with --backbone and --weights, or lift the scenes again",
         )
     return backbone
+
+
+def thaw(backbone: Backbone, train: TrainableSettings, seed: int) -> dict[str, nn.Parameter]:
+    """Freeze all of a backbone but what ``finetune.train`` names, in place.
+
+    Args:
+        backbone: As loaded.
+        train: Which part.
+        seed: Draws what does not start at zero.
+
+    Returns:
+        The trained parameters by name.
+
+    Raises:
+        SettingsError: The backbone has no such part.
+    """
+    return make_trainable(
+        backbone, part=train.part, rank=train.rank, blocks=train.blocks, layers=train.layers,
+        keep_norm=train.keep_norm, generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip

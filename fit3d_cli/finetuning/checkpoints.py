@@ -75,10 +75,12 @@ def _fill(state: State, tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> 
     """Take the state from a checkpoint; nothing is changed if something is missing.
 
     Raises:
-        KeyError: A tensor is missing.
+        KeyError: A tensor is missing or of another shape.
     """
     history = tensors["history"].tolist()
     values = [tensors[f"p.{index}"] for index in range(len(state.parameters))]
+    if [v.shape for v in values] != [p.shape for p in state.parameters.values()]:
+        raise KeyError("of other parameters")
     moments = [
         {key: tensors[f"{letter}.{index}"] for letter, key in _MOMENTS.items()}
         if f"m.{index}" in tensors

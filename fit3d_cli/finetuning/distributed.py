@@ -24,6 +24,7 @@ T = TypeVar("T")
 # connections break (gloo), and torchrun ends the others (nccl).
 _PATIENCE = timedelta(days=7)
 _BUG = 4
+_START = "start with torchrun --nproc-per-node N -m fit3d_cli finetune"
 
 
 class PeerError(Fit3dError):
@@ -124,8 +125,21 @@ class Processes:
 
 
 def leads() -> bool:
-    """Whether this process is the first one that ``torchrun`` started, or alone."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process is the first one that ``torchrun`` started, or alone.
+
+    Raises:
+        SettingsError: The environment holds no numbers where torchrun sets some.
+    """
+    return _number("WORLD_SIZE", 1) <= 1 or _number("RANK", 0) == 0
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "")
+    try:
+        return int(value or default)
+    except ValueError as error:
+        raise SettingsError(f"{name} is {value!r}, not a number", where="environment",
+                            hint=f"unset it, or {_START}") from error  # fmt: skip
 
 
 @contextmanager
@@ -136,11 +150,11 @@ def joined(device: torch.device) -> Iterator[Processes]:
         device: CPU (gloo), or CUDA (nccl): the process takes the GPU with its local number.
 
     Raises:
-        SettingsError: ``WORLD_SIZE`` is set but not what else torchrun sets.
+        SettingsError: ``WORLD_SIZE`` is set but not what else torchrun sets, or to no number.
         DeviceError: More processes than GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE") or 1)
-    if size == 1:
+    size = _number("WORLD_SIZE", 1)
+    if size <= 1:
         yield Processes(device=device)
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -148,10 +162,10 @@ def joined(device: torch.device) -> Iterator[Processes]:
         raise SettingsError(
             f"WORLD_SIZE is set but {missing[0]} is not",
             where="environment",
-            hint="start with torchrun --nproc-per-node N -m fit3d_cli finetune, or unset it",
+            hint=f"{_START}, or unset it",
         )
     if device.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+        local = _number("LOCAL_RANK", _number("RANK", 0))
         if local >= torch.cuda.device_count():
             raise DeviceError(
                 f"process {local} finds {torch.cuda.device_count()} GPUs",

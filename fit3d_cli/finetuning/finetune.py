@@ -21,7 +21,7 @@ from fit3d_cli.backbones.export import read_provenance, stored_digest, write_mod
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import Fit3dError, SettingsError
-from fit3d_cli.finetuning.base import load_base, weights_of
+from fit3d_cli.finetuning.base import load_base, thaw, weights_of
 from fit3d_cli.finetuning.card import model_card
 from fit3d_cli.finetuning.checks import check_room
 from fit3d_cli.finetuning.distributed import Processes, joined
@@ -31,6 +31,7 @@ from fit3d_cli.finetuning.pairs import find_partners
 from fit3d_cli.finetuning.precision import precision
 from fit3d_cli.finetuning.targets import (
     SceneTargets,
+    check_depths,
     check_targets,
     find_targets,
     prepare_targets,
@@ -123,6 +124,12 @@ class _Run:
     def target(self) -> Path:
         return self.place.models_dir / self.settings.name
 
+    @property
+    def _paired(self) -> bool:
+        """Whether a term needs correspondences."""
+        names = active_objectives(self.settings)
+        return any(OBJECTIVES.get(name).needs == "pairs" for name in names)
+
     def run(self, archives: list[Path], captures: list[Path]) -> FinetuneResult:
         began = time.monotonic()
         scenes, backbone = self.processes.together(lambda: self._open(archives, captures))
@@ -158,7 +165,10 @@ class _Run:
         scenes = [find_targets(path, self.place, captures) for path in archives]
         for scene in scenes:
             check_targets(self.settings, scene.source.patch_size)
+            if self._paired:
+                check_depths(scene, self.settings.pairs.depth)
         backbone = load_base(scenes, archives, self.settings, self.place, self.processes.device)
+        thaw(copy.deepcopy(backbone), self.settings.train, self.seed)  # or say now that it cannot
         return scenes, backbone
 
     def _train(
@@ -207,8 +217,7 @@ class _Run:
         self, scenes: list[SceneTargets], base: Backbone
     ) -> tuple[list[SceneTargets], _Partners | None]:
         """Make the targets and find the partners; the others then read what the first made."""
-        needs = {OBJECTIVES.get(name).needs for name in active_objectives(self.settings)}
-        paired = "pairs" in needs
+        paired = self._paired
 
         def prepare() -> tuple[list[SceneTargets], _Partners | None]:
             made = [
@@ -221,7 +230,7 @@ class _Run:
             if not paired:
                 return made, None
             partners = [find_partners(s, self.settings.pairs, self.on_event) for s in made]
-            if not any(any(views) for views in partners):
+            if not any(found for views in partners for found in views):
                 raise SettingsError(
                     "no two views of any scene overlap enough",
                     where="finetune.pairs.min_overlap",

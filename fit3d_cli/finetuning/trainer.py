@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fit3d_cli.backbones.average import interpolate_state, moving_average
 from fit3d_cli.backbones.model import Backbone
-from fit3d_cli.backbones.parts import make_trainable, merge
+from fit3d_cli.backbones.parts import merge
 from fit3d_cli.errors import SettingsError
+from fit3d_cli.finetuning.base import thaw
 from fit3d_cli.finetuning.batch import Batch
 from fit3d_cli.finetuning.checkpoints import State, restore, save
 from fit3d_cli.finetuning.distributed import PeerError, Processes
@@ -51,7 +52,7 @@ class Trainer:
         state: Parameters, optimiser, averages and losses.
 
     Raises:
-        SettingsError: No objective, or one that the batch has no room for.
+        SettingsError: The backbone has no such part as is to be trained.
     """
 
     def __init__(
@@ -69,14 +70,10 @@ class Trainer:
         self.settings, self.processes, self.seed = settings, processes, seed
         self.weights = active_objectives(settings)
         self._objectives = [OBJECTIVES.get(name) for name in self.weights]
-        self._needs_base = any(o.needs == "base" for o in self._objectives)
+        self._needs_base = any(o.needs in ("base", "class") for o in self._objectives)
         self._partners, self._splats = partners, splats
         self._precision = precision(settings, processes.device)
-        train = settings.train
-        parameters = make_trainable(
-            backbone, part=train.part, rank=train.rank, blocks=train.blocks, layers=train.layers,
-            keep_norm=train.keep_norm, generator=torch.Generator().manual_seed(seed),
-        )  # fmt: skip
+        parameters = thaw(backbone, settings.train, seed)
         optimizer = torch.optim.AdamW(
             parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay
         )
@@ -103,7 +100,7 @@ class Trainer:
             on_event: Told about each step.
 
         Raises:
-            SettingsError: The loss or the weights are not finite any more.
+            SettingsError: The loss or the weights are not finite any more, or nothing was learned.
             PeerError: Another process failed.
             Fit3dError: A sample cannot be read, or a checkpoint cannot be written.
         """
@@ -118,7 +115,7 @@ class Trainer:
                 if current + 1 < self.steps and not self._relift_due(current + 1):
                     samples.start(current + 1)
                 self.state.history.append(self._advance(step))
-                self._require_finite()
+                self._require_sound()
                 on_event(Progress("finetune", self.step, self.steps, self._note()))
                 if self.step % self.settings.checkpoint_every == 0 and self.step < self.steps:
                     self.processes.lead(partial(save, checkpoints, self.state))
@@ -131,9 +128,8 @@ class Trainer:
             _put(made, average)
         merge(made)
         if self.settings.interpolate < 1:
-            mixed = interpolate_state(self.base.state(), made.state(), self.settings.interpolate)
-            for name, tensor in made.state().items():
-                tensor.copy_(mixed[name])
+            alpha = self.settings.interpolate
+            made.load(interpolate_state(self.base.state(), made.state(), alpha))
         return made
 
     def _plan(self, epoch: int) -> list[list[Draw]]:
@@ -185,12 +181,17 @@ class Trainer:
     def _terms(self, batch: Batch, totals: Sequence[float]) -> Tensor:
         """``[T]`` float64: this batch's part of each term, before its weight."""
         with autocast(self._precision, self.processes.device):
-            student = self.backbone.tokens(batch.images)
-            base = None
+            student, student_class = self.backbone.tokens_and_cls(batch.images)
+            base = base_class = None
             if self._needs_base:
                 with torch.no_grad():
-                    base = self.base.tokens(batch.images)
-        outputs = Outputs(student.float(), None if base is None else base.float())
+                    base, base_class = self.base.tokens_and_cls(batch.images)
+        outputs = Outputs(
+            student.float(),
+            None if base is None else base.float(),
+            student_class.float(),
+            None if base_class is None else base_class.float(),
+        )
         parts = [
             # Nothing is asked of a batch without weight, e.g. of pictures that nothing covers.
             objective.errors(batch, outputs, self.settings).double().sum() / total
@@ -250,22 +251,33 @@ class Trainer:
 
         self.processes.lead(forget)
 
-    def _require_finite(self) -> None:
-        """Stop a training that diverged, before it is kept in a checkpoint or as a model."""
-        last = self.step == self.steps
-        due = last or self.step % self.settings.checkpoint_every == 0
-        parameters = self.state.parameters.values()
-        whole = not due or all(bool(torch.isfinite(p).all()) for p in parameters)
-        if whole and math.isfinite(self.state.history[-1][0]):
+    def _require_sound(self) -> None:
+        """Stop a training that came to nothing, before it is kept in a checkpoint or as a model."""
+        error = self._fault()
+        if error is None:
             return
-        error = SettingsError(
-            f"the training diverged at step {self.step} of {self.steps}",
-            where="finetune.lr",
-            hint=f"give less than {self.settings.lr:g}, or less finetune.weight_decay",
-        )
         if not self.processes.leads:  # it happens in all of them alike
             raise PeerError(error.exit_code) from error
         raise error
+
+    def _fault(self) -> SettingsError | None:
+        due = self.step == self.steps or self.step % self.settings.checkpoint_every == 0
+        parameters = self.state.parameters.values()
+        whole = not due or all(bool(torch.isfinite(p).all()) for p in parameters)
+        if not whole or not math.isfinite(self.state.history[-1][0]):
+            return SettingsError(
+                f"the training diverged at step {self.step} of {self.steps}",
+                where="finetune.lr",
+                hint=f"give less than {self.settings.lr:g}, or less finetune.weight_decay",
+            )
+        once = self.step == min(len(self._plan(0)), self.steps)
+        if once and not any(row[0] for row in self.state.history):
+            return SettingsError(
+                "there was nothing to learn in a whole pass: no token is covered, no pair found",
+                where="finetune.objectives",
+                hint="lower finetune.min_alpha, or raise finetune.pairs.tolerance",
+            )
+        return None
 
     def _note(self) -> str:
         values = zip(self.weights, self.state.history[-1][1:], strict=True)

@@ -7,6 +7,7 @@ into memory of its own: a file that shrinks while it is read is an error, not a 
 """
 
 from fit3d_cli.tensorfile.files import (
+    Headers,
     TensorFile,
     encode,
     open_tensors,
@@ -30,6 +31,7 @@ __all__ = [
     "DTYPES",
     "MODEL_LIMITS",
     "Header",
+    "Headers",
     "Limits",
     "TensorFile",
     "TensorInfo",

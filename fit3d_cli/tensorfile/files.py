@@ -7,7 +7,9 @@ import re
 import stat
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,35 @@ class TensorFile:
         return raw.view(DTYPES[info.dtype]).reshape(info.shape)
 
 
+class Headers:
+    """Parsed headers of files that are replaced as a whole and never changed in place.
+
+    Parsing grows with the tensors of a file, reading one of them does not. A file that was
+    replaced has another inode or time and is parsed again. Safe in threads.
+
+    Args:
+        most: Tensors that the kept headers may describe together; those used last stay.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+        self._headers: OrderedDict[tuple[object, ...], Header] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, path: Path, status: os.stat_result, parse: Callable[[], Header]) -> Header:
+        """The header of a file, parsed only if it is not known."""
+        key = (path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        with self._lock:
+            header = self._headers.get(key)
+            if header is None:
+                header = self._headers[key] = parse()
+                self._held += len(header.tensors)
+            self._headers.move_to_end(key)
+            while self._held > self._most and len(self._headers) > 1:
+                self._held -= len(self._headers.popitem(last=False)[1].tensors)
+        return header
+
+
 def encode(
     tensors: Mapping[str, Tensor | np.ndarray[Any, Any]], metadata: Mapping[str, str]
 ) -> list[bytes | memoryview]:
@@ -104,8 +135,16 @@ def write_tensors(
 
 
 @contextmanager
-def open_tensors(path: Path, *, limits: Limits = ARCHIVE_LIMITS) -> Iterator[TensorFile]:
+def open_tensors(
+    path: Path, *, limits: Limits = ARCHIVE_LIMITS, headers: Headers | None = None
+) -> Iterator[TensorFile]:
     """Open a file and parse its header; tensors are read one by one.
+
+    Args:
+        path: The file.
+        limits: What to accept.
+        headers: Where the header is looked up before it is parsed; always used with the same
+            limits.
 
     Raises:
         ArchiveError: Not a regular, whole, well-formed file within the limits.
@@ -124,7 +163,11 @@ def open_tensors(path: Path, *, limits: Limits = ARCHIVE_LIMITS) -> Iterator[Ten
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ArchiveError("is not a file", where=path, hint="name a file")
-        yield TensorFile(path, fd, _parse(path, fd, status.st_size, limits))
+
+        def parse() -> Header:
+            return _parse(path, fd, status.st_size, limits)
+
+        yield TensorFile(path, fd, headers.of(path, status, parse) if headers else parse())
     finally:
         os.close(fd)
 

@@ -61,7 +61,7 @@ MODEL_LIMITS = Limits(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where a tensor lies.
 

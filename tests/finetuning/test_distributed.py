@@ -17,7 +17,7 @@ import torch
 
 from fit3d_cli.backbones.export import read_provenance
 from fit3d_cli.errors import SettingsError
-from fit3d_cli.finetuning.distributed import PeerError, Processes, joined
+from fit3d_cli.finetuning.distributed import PeerError, Processes, joined, leads
 from fit3d_cli.finetuning.finetune import FinetuneResult
 from fit3d_cli.tensorfile import read_tensors
 
@@ -161,6 +161,27 @@ def test_one_message_for_all(twins: Twins, own: Path, tmp_path: Path) -> None:
     assert (first[0], second[0]) == (2, 2)
     assert "hall" in first[2] and "--captures" in first[2] and second[2] == ""
     assert not (own / "models").exists()
+
+
+def test_what_an_earlier_torchrun_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process alone leads, whatever number it once had: it must not keep its result to itself."""
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    for size in (None, "", "1"):
+        if size is None:
+            monkeypatch.delenv("WORLD_SIZE", raising=False)
+        else:
+            monkeypatch.setenv("WORLD_SIZE", size)
+        assert leads()
+        with joined(torch.device("cpu")) as processes:
+            assert (processes.rank, processes.size) == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not leads()
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "two")
+        with pytest.raises(SettingsError, match=f"{name} is 'two', not a number - unset it") as e:
+            leads()
+        assert e.value.where == "environment"
 
 
 def test_alone_nothing_is_asked_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

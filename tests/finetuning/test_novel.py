@@ -22,6 +22,7 @@ from fit3d_cli.finetuning.targets.novel import (
 )
 from fit3d_cli.geometry.cameras import Cameras, stack_cameras
 from fit3d_cli.progress import OnEvent, Progress, ignore
+from fit3d_cli.scene import Scene
 from fit3d_cli.settings import FinetuneSettings
 from fit3d_cli.splat.rasterize import render_gaussians, view_weights
 from fit3d_cli.workspace import Workspace
@@ -170,6 +171,36 @@ def test_places_that_show_little_are_replaced(
     passed = good[3] - 3
     last = [event for event in events if event.stage == "hall: novel views"][-1]
     assert last.note == f"{passed} places that the scene hardly covers passed over"
+
+
+@pytest.mark.parametrize("source", ["archive", "relifted"])
+def test_as_many_views_at_other_places_are_other_views(
+    own: Path, base: Backbone, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """Two wishes that end in the same number, as few places show anything: each has its maps."""
+    found = find_targets(own / "scenes" / "hall.f3d", Workspace(own), [])
+    training = found.cameras[list(found.train)]
+    pairs = len(neighbours(training))
+    wishes = (pairs + 1, 7 * pairs)
+    orders = [between(training, wish).viewmats for wish in wishes]
+    # Shown: what stands at other places of the two orders, and one more.
+    moved = next(i for i in range(len(orders[0])) if not torch.equal(orders[0][i], orders[1][i]))
+    shown = [orders[0][moved], orders[1][moved], orders[0][0]]
+    real = novel_module._picture
+
+    def picture(scene: Scene, camera: Cameras) -> Tensor | None:
+        seen = any(torch.equal(camera.viewmats[0], place) for place in shown)
+        return real(scene, camera) if seen else None
+
+    monkeypatch.setattr(novel_module, "_COVERED", 0.0)
+    monkeypatch.setattr(novel_module, "_picture", picture)
+    one, other = (prepare(own, base, wish, source=source) for wish in wishes)
+    assert one.novel == other.novel == 3
+    for index in (1, 2):
+        ours, theirs = load_sample(one, 6 + index), load_sample(other, 9 - index)
+        assert torch.equal(ours.image, theirs.image), "the same place under another number"
+        assert not torch.equal(ours.image, load_sample(other, 6 + index).image)
+        torch.testing.assert_close(ours.target, theirs.target)
 
 
 def test_a_scene_that_shows_nothing_has_no_novel_views(

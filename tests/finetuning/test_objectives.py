@@ -20,7 +20,8 @@ from fit3d_cli.settings import FinetuneSettings, ObjectiveSettings
 
 B, H, W, C, P = 4, 3, 5, 6, 7
 SETTINGS = FinetuneSettings()
-NAMES = OBJECTIVES.names()
+# Terms of patch tokens; the one of class tokens has its own tests below.
+NAMES = [name for name in OBJECTIVES.names() if OBJECTIVES.get(name).needs != "class"]
 ON_PAIRS = [name for name in NAMES if OBJECTIVES.get(name).needs == "pairs"]
 
 
@@ -212,8 +213,8 @@ SLOW = {
 
 def test_every_term_has_a_weight_a_source_and_a_slow_formula() -> None:
     settings = set(ObjectiveSettings.model_fields) - {"temperature"}
-    assert settings == set(NAMES) == set(SLOW)
-    assert all(len(OBJECTIVES.get(name).source) > 5 for name in NAMES)
+    assert settings == set(OBJECTIVES.names()) == {*SLOW, "class_anchor"}
+    assert all(len(OBJECTIVES.get(name).source) > 5 for name in settings)
     assert active_objectives(SETTINGS) == {"l1": 1.0}
 
 
@@ -469,3 +470,53 @@ def test_ranking_counts_near_points_as_positives_and_skips_the_rest() -> None:
     # (0,0), (0,1) are right; (1,1), (1,0), (2,2) rank 0 against one negative of cosine 0.
     zero = 1 - (1 + 2 / (2 + 0.5)) / 2
     assert errors == pytest.approx(3 * zero, rel=1e-6)
+
+
+# --- The class token --------------------------------------------------------------------
+
+
+def with_class(seed: int) -> tuple[Batch, Outputs]:
+    batch, outputs = make(seed)
+    generator = torch.Generator().manual_seed(seed)
+    ours, theirs = torch.randn(2, B, C, generator=generator, dtype=torch.float64)
+    return batch, replace(outputs, student_class=ours, base_class=theirs)
+
+
+def test_class_anchor_is_the_mean_distance_whatever_the_patches() -> None:
+    batch, outputs = with_class(0)
+    assert outputs.student_class is not None and outputs.base_class is not None
+    pairs = zip(outputs.student_class.flatten().tolist(), outputs.base_class.flatten().tolist(),
+                strict=True)  # fmt: skip
+    wanted = sum(abs(a - b) for a, b in pairs) / (B * C)
+    assert float(value("class_anchor", batch, outputs)) == pytest.approx(wanted)
+    moved = replace(outputs, student=outputs.student + 1)
+    assert float(value("class_anchor", batch, moved)) == pytest.approx(wanted)
+    same = replace(outputs, student_class=outputs.base_class)
+    assert float(value("class_anchor", batch, same)) == 0
+
+
+def test_class_anchor_pulls_the_student_only_and_splits() -> None:
+    batch, outputs = with_class(1)
+    assert outputs.student_class is not None and outputs.base_class is not None
+    ours, theirs = (t.requires_grad_() for t in (outputs.student_class, outputs.base_class))
+    whole = value("class_anchor", batch, outputs)
+    whole.backward()
+    assert ours.grad is not None and (ours.grad.sign() == (ours - theirs).sign()).all()
+    assert theirs.grad is None
+    parts = [
+        float(
+            value(
+                "class_anchor",
+                replace(batch, images=batch.images[part], pairs=()),
+                replace(outputs, student_class=ours[part], base_class=theirs[part]),
+            ).detach()
+        )
+        for part in (slice(0, 1), slice(1, 4))
+    ]
+    assert float(whole.detach()) == pytest.approx((parts[0] + 3 * parts[1]) / 4)
+
+
+def test_class_anchor_without_class_tokens_is_a_bug() -> None:
+    batch, outputs = make(2)
+    with pytest.raises(ValueError, match="class tokens"):
+        value("class_anchor", batch, outputs)

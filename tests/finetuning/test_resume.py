@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fit3d_cli.backbones.load import load_backbone
+from fit3d_cli.finetuning.checkpoints import State, restore, save
 from fit3d_cli.finetuning.finetune import FinetuneResult
 from fit3d_cli.finetuning.trainer import Trainer
 from fit3d_cli.progress import Progress
@@ -153,3 +155,26 @@ def test_two_runs_at_once_are_refused(own: Path, tune: Tune) -> None:
 
     with pytest.raises(Reached):
         tune(own, on_event=again)
+
+
+def test_a_checkpoint_of_other_parameters_is_left_alone(tmp_path: Path) -> None:
+    """Of another version of timm, say: the state stays as it was, to the last moment."""
+
+    def state(*sizes: int) -> State:
+        parameters = {f"{i}": torch.nn.Parameter(torch.ones(n)) for i, n in enumerate(sizes)}
+        made = State(parameters, torch.optim.AdamW(parameters.values()))
+        for parameter in parameters.values():
+            parameter.grad = torch.ones_like(parameter)
+        return made
+
+    written = state(2, 3)
+    written.optimizer.step()
+    written.history.append([0.5])
+    save(tmp_path, written)
+    other, same = state(2, 4), state(2, 3)
+    restore(tmp_path, other, [])
+    assert not other.history and not other.optimizer.state
+    assert all(bool((p == 1).all()) for p in other.parameters.values())
+    restore(tmp_path, same, [])
+    assert same.history == [[0.5]]
+    assert torch.equal(same.parameters["1"], written.parameters["1"])

@@ -19,6 +19,7 @@ from fit3d_cli.finetuning.targets import (
     SceneTargets,
     check_targets,
     find_targets,
+    load_depth,
     load_sample,
     prepare_targets,
 )
@@ -27,6 +28,7 @@ from fit3d_cli.images import read_image, save_png
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.settings import FinetuneSettings
 from fit3d_cli.splat.rasterize import view_weights
+from fit3d_cli.tensorfile import files
 from fit3d_cli.workspace import Workspace
 
 
@@ -142,6 +144,32 @@ def test_what_matters_names_the_files(own: Path, base: Backbone, other_backbone_
     ]
     assert len(set(paths)) == len(paths)
     assert prepare(own, other, lr=1.0, min_alpha=0.1).path == paths[0]
+
+
+def test_reading_a_view_again_looks_for_it_once(
+    own: Path, base: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[Path] = []
+    real = files._parse
+    made = prepare(own, base, depths=True, targets={"novel_views": 2})
+    monkeypatch.setattr(files, "_parse", lambda p, *rest: parsed.append(p) or real(p, *rest))
+    for _ in range(2):
+        for view in range(8):
+            load_sample(made, view)
+        load_depth(made, 0)
+        load_depth(made, 1)
+    assert len(parsed) == 3 and set(parsed) == {made.path, made.pictures, made.depths}
+
+
+def test_maps_that_break_while_training_are_told(own: Path, base: Backbone) -> None:
+    made = prepare(own, base)
+    data = made.path.read_bytes()
+    made.path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ArchiveError, match=r"truncated.*run the same command again") as error:
+        load_sample(made, 5)
+    assert error.value.where == str(made.path)
+    prepare(own, base)
+    assert made.path.read_bytes() == data
 
 
 def patch_means(image: Tensor) -> Tensor:

@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.errors import SettingsError
+from fit3d_cli.finetuning import finetune as finetune_module
 from fit3d_cli.finetuning import prefetch
 from fit3d_cli.finetuning.batch import Batch, Sample
 from fit3d_cli.finetuning.distributed import Processes
 from fit3d_cli.finetuning.finetune import FinetuneResult
 from fit3d_cli.finetuning.objectives.base import OBJECTIVES, Outputs
-from fit3d_cli.finetuning.pairs import find_partners
+from fit3d_cli.finetuning.pairs import FEWEST, find_partners
 from fit3d_cli.finetuning.prefetch import Step, load_draw
 from fit3d_cli.finetuning.sampling import Draw, plan_epoch
 from fit3d_cli.finetuning.schedule import step_size
@@ -406,6 +408,39 @@ def test_what_cannot_be_done(
         tune(own, **changes)
     assert error.value.where == where and error.value.hint
     assert not (own / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"train": {"part": "lora", "rank": 500}}, "finetune.train.rank"),
+        ({"train": {"part": "lora", "blocks": 3}}, "finetune.train.blocks"),
+        ({"objectives": {"info_nce": 1}, "pairs": {"depth": "capture"}}, "finetune.pairs.depth"),
+    ],
+)  # fmt: skip
+def test_it_is_said_before_anything_is_rendered(
+    own: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], where: str
+) -> None:
+    """The second of two scenes has a photo without depth; no map of the first is made."""
+
+    def found(archive: Path, *rest: Any) -> SceneTargets:
+        scene = find_targets(archive, *rest)
+        if scene.name == "hall":
+            return scene
+        return replace(scene, views=(replace(scene.views[0], depth_path=None), *scene.views[1:]))
+
+    monkeypatch.setattr(finetune_module, "find_targets", found)
+    with pytest.raises(SettingsError) as error:
+        tune(own, **changes)
+    assert error.value.where == where
+    assert not (own / "cache" / "targets").exists()
+
+
+def test_fewer_points_than_make_a_pair_are_refused() -> None:
+    """With seven, no two views would ever teach anything."""
+    assert settings_of(pairs={"points": FEWEST}).pairs.points == FEWEST
+    with pytest.raises(ValidationError, match="greater than or equal to 8"):
+        settings_of(pairs={"points": FEWEST - 1})
 
 
 def test_progress_names_the_terms(own: Path, tune: Tune) -> None:

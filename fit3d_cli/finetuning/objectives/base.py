@@ -27,10 +27,14 @@ class Outputs:
     Attributes:
         student: ``[B, h, w, C]`` float32, of the backbone that learns.
         base: ``[B, h, w, C]`` of the frozen base, or None when no term needs it.
+        student_class: ``[B, C]`` class token of the backbone that learns, or None.
+        base_class: ``[B, C]`` of the frozen base, or None.
     """
 
     student: Tensor
     base: Tensor | None = None
+    student_class: Tensor | None = None
+    base_class: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,14 @@ class Objective:
 
     Attributes:
         source: Where it is from, one line.
-        needs: ``targets`` (lifted tokens), ``base`` (tokens of the frozen base) or ``pairs``
-            (correspondences).
+        needs: ``targets`` (lifted tokens), ``base`` (patch tokens of the frozen base), ``class``
+            (class tokens of both) or ``pairs`` (correspondences).
         weights: ``[I]`` weight of each item of a batch, not depending on any parameter.
         errors: ``[I]`` error of each item times its weight, differentiable in the student.
     """
 
     source: str
-    needs: Literal["targets", "base", "pairs"]
+    needs: Literal["targets", "base", "class", "pairs"]
     weights: Callable[[Batch], Tensor]
     errors: Callable[[Batch, Outputs, FinetuneSettings], Tensor]
 

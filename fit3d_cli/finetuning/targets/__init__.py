@@ -6,6 +6,7 @@ there are.
 """
 
 from fit3d_cli.finetuning.batch import Sample
+from fit3d_cli.finetuning.targets.depths import check_depths
 from fit3d_cli.finetuning.targets.find import SceneTargets, find_targets
 from fit3d_cli.finetuning.targets.lifted_maps import relift
 from fit3d_cli.finetuning.targets.load import DepthView, load_depth, load_sample
@@ -15,6 +16,7 @@ __all__ = [
     "DepthView",
     "Sample",
     "SceneTargets",
+    "check_depths",
     "check_targets",
     "find_targets",
     "load_depth",

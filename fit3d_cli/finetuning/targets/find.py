@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from fit3d_cli.archive import read_archive, read_manifest
-from fit3d_cli.capture.base import Capture, View
-from fit3d_cli.capture.read import capture_digest, is_capture, read_capture
-from fit3d_cli.errors import CaptureError
+from fit3d_cli.archive.photos import scene_capture
+from fit3d_cli.capture.base import View
+from fit3d_cli.errors import ArchiveError
 from fit3d_cli.geometry.cameras import Cameras
-from fit3d_cli.scene import FeatureSource, Scene
+from fit3d_cli.scene import FeatureSource
 from fit3d_cli.workspace import Workspace
 
 TargetKind = Literal["archive", "relifted", "denoised"]
@@ -62,6 +62,14 @@ class SceneTargets:
     pictures: Path | None = None
     depths: Path | None = None
 
+    @property
+    def places(self) -> object:
+        """What tells this scene's rendered views from others of it, for ``cached``.
+
+        Their number does not: which places are taken depends on how many were wanted.
+        """
+        return self.pictures.stem if self.pictures is not None else 0
+
     def cached(self, what: str, *parts: object) -> Path:
         """The cache file of ``what``, named by this scene's digest and by ``parts``."""
         text = json.dumps([_VERSION, self.digest, what, *parts])
@@ -77,7 +85,7 @@ def find_targets(archive: Path, place: Workspace, captures: list[Path]) -> Scene
         captures: ``--captures`` directories, searched before the workspace's memory.
 
     Raises:
-        ArchiveError: The archive is damaged.
+        ArchiveError: The archive is damaged, or has no views to learn from.
         CaptureError: Its photos are not there, or not the ones it was lifted from.
     """
     manifest = read_manifest(archive)
@@ -92,47 +100,14 @@ def find_targets(archive: Path, place: Workspace, captures: list[Path]) -> Scene
         archive,
         folder,
         folder,
-        _find_capture(scene, place, captures).views,
+        scene_capture(scene, place, captures).views,
         scene.cameras.resized(scene.source.width, scene.source.height),
         tuple(scene.views(heldout=False)),
         tuple(scene.views(heldout=True)),
         scene.source,
         hashlib.sha256(identity.encode()).hexdigest(),
     )
+    if not found.train:
+        raise ArchiveError("all of its views are held out", where=archive,
+                           hint="lift the capture again, with fewer")  # fmt: skip
     return replace(found, path=found.cached("maps", "archive", 0))
-
-
-def _find_capture(scene: Scene, place: Workspace, captures: list[Path]) -> Capture:
-    """The views of the archive, in its order, after proving that the photos are the same."""
-    candidates = [p / scene.name for p in captures] + [p for p in captures if p.name == scene.name]
-    if len(captures) == 1:
-        candidates.append(captures[0])
-    reader = str(scene.provenance.get("reader", ""))
-    found = [path for path in candidates if is_capture(path, reader)]
-    try:
-        root = found[0] if found else place.capture_dir(scene.name)
-    except CaptureError as error:
-        if not captures:
-            raise
-        raise CaptureError(
-            f"the capture of scene {scene.name!r} is not here",
-            where=captures[0],
-            hint="name it, or the folder that holds it, with --captures",
-        ) from error
-    capture = read_capture(root, reader, scene.name)
-    known = {view.name: view for view in capture.views}
-    missing = [name for name in scene.names if name not in known]
-    if missing:
-        raise CaptureError(
-            f"{len(missing)} photos of the scene are missing, e.g. {missing[0]}",
-            where=root,
-            hint="say where the scene's photos lie with --captures DIR",
-        )
-    capture = replace(capture, views=tuple(known[name] for name in scene.names))
-    if capture_digest(capture) != scene.capture_digest:
-        raise CaptureError(
-            f"these are not the photos and cameras that {scene.name} was lifted from",
-            where=root,
-            hint="run fit3d lift on them again, or name the right ones with --captures DIR",
-        )
-    return capture

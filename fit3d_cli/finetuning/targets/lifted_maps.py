@@ -71,7 +71,7 @@ def relift(
     factor, lifted = settings.targets.upsample, []
     for targets in scenes:
         path = directory / f"step-{step:08d}-{targets.digest[:16]}.safetensors"
-        key = f"{targets.digest} {teacher.identity} {factor} {targets.novel}"
+        key = f"{targets.digest} {teacher.identity} {factor} {targets.places}"
         relift_one(targets, teacher, factor, path, key, device, on_event, keep=True)
         lifted.append(replace(targets, path=path, kind="relifted"))
     return lifted
@@ -210,7 +210,7 @@ def _token_weights(
     if not keep:
         yield of(compute()[0].__getitem__)
         return
-    path = targets.cached("weights", factor, targets.novel)
+    path = targets.cached("weights", factor, targets.places)
     ensure(path, path.stem, compute)
     with open_tensors(path, limits=MODEL_LIMITS) as file:
         yield of(file.read)

@@ -1,22 +1,28 @@
-"""Reading one view at a time: nothing is kept, so memory does not grow with the scenes."""
+"""Reading one view at a time: no pixel is kept, so memory does not grow with the scenes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fit3d_cli.capture.frames import load_frame
 from fit3d_cli.decoders import Decoder
+from fit3d_cli.errors import ArchiveError
 from fit3d_cli.finetuning.batch import Sample
 from fit3d_cli.finetuning.targets.find import SceneTargets
 from fit3d_cli.geometry.cameras import Cameras
 from fit3d_cli.scene import FeatureSource
 from fit3d_cli.shapes import check_dims
-from fit3d_cli.tensorfile import MODEL_LIMITS, read_tensors
+from fit3d_cli.tensorfile import MODEL_LIMITS, Headers, open_tensors
 
 _DECODER = ("dec.weight", "dec.bias")
+# Where the maps lie in the files used last: some 350 bytes each, 35 MB at most. Finding a map
+# anew in a file of 300 views costs more than reading it.
+_HEADERS = Headers(100_000)
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def load_sample(targets: SceneTargets, index: int) -> Sample:
     name = f"v{index}" if novel < 0 else f"n{novel}"
     decoded = targets.kind == "archive"
     names = [name, *_DECODER] if decoded else [name]
-    tensors, _ = read_tensors(targets.path, names, limits=MODEL_LIMITS)
+    tensors = _read(targets.path, names)
     maps = tensors[name].float()
     target = maps[..., :-1]
     if decoded:
@@ -63,8 +69,8 @@ def load_sample(targets: SceneTargets, index: int) -> Sample:
         image, mask = frame.image, token_mask(frame.mask, source)
     else:
         assert targets.pictures is not None
-        pictures, _ = read_tensors(targets.pictures, [f"p{novel}"], limits=MODEL_LIMITS)
-        image, mask = pictures[f"p{novel}"].float() / 255, torch.ones(source.grid)
+        picture = _read(targets.pictures, [f"p{novel}"])[f"p{novel}"]
+        image, mask = picture.float() / 255, torch.ones(source.grid)
     weight = maps[..., -1] * mask
     return Sample(
         image.permute(2, 0, 1).contiguous(),
@@ -92,10 +98,24 @@ def load_depth(targets: SceneTargets, index: int) -> DepthView:
         raise ValueError(f"scene {targets.name} was prepared without depths")
     if not 0 <= index < len(targets.views):
         raise IndexError(f"view {index} of {len(targets.views)} photos")
-    tensors, _ = read_tensors(targets.depths, [f"d{index}"], limits=MODEL_LIMITS)
-    depth = tensors[f"d{index}"]
+    depth = _read(targets.depths, [f"d{index}"])[f"d{index}"]
     height, width = depth.shape
     return DepthView(depth, targets.cameras[index].resized(width, height))
+
+
+def _read(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Some tensors of a cache file.
+
+    Raises:
+        ArchiveError: It was damaged since the training began.
+    """
+    try:
+        with open_tensors(path, limits=MODEL_LIMITS, headers=_HEADERS) as file:
+            return {name: file.read(name) for name in names}
+    except ArchiveError as error:
+        raise ArchiveError(
+            error.what, where=path, hint="run the same command again: it makes the file anew"
+        ) from error
 
 
 def token_mask(mask: Tensor, source: FeatureSource) -> Tensor:

@@ -129,9 +129,9 @@ def _maps(
     device: torch.device | str,
     on_event: OnEvent,
 ) -> SceneTargets:
-    """Make the maps; the rendered views and their number are known."""
+    """Make the maps; the rendered views are known."""
     wanted = settings.targets
-    parts: list[object] = [targets.kind, targets.novel]
+    parts: list[object] = [targets.kind, targets.places]
     if targets.kind == "relifted":
         parts += [base.identity, wanted.upsample]
     elif targets.kind == "denoised":
