@@ -13,6 +13,8 @@ the test stage is run once for those that are reported:
 
 Everything is a ``fit3d`` command, printed before it runs; reports stay in the workspace, one
 folder per recipe. The table at the end is Markdown; ``--out`` keeps it with the figures as JSON.
+
+    python -m benchmarks.recipes --table FILE.json ...    # the table of earlier runs
 """  # noqa: E501
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing import Any
 from benchmarks import machine
 
 BACKBONE = "vit_tiny_patch16_224"
+CROP = 128  # pixels of a picture of --cls
 GAP = 10  # frames between the CamVid frames that teach and those that are scored
 HEADLINES = {
     "corr": (
@@ -81,6 +84,10 @@ class Recipe:
 def main() -> int:
     """Lift, tune, measure; print the table."""
     parsed = _options()
+    if parsed.table:
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in parsed.table]
+        print(table([row for result in results for row in result["rows"]]))
+        return 0
     runner = _Runner(parsed)
     stage = STAGES[parsed.stage]
     camvid = camvid_tree(parsed.data / "camvid", parsed.stage, parsed.workspace)
@@ -96,7 +103,9 @@ def main() -> int:
             "seg": runner.probe(recipe, "seg", "camvid", "--data", str(camvid)),
         }
         if parsed.cls:
-            reports["cls"] = runner.probe(recipe, "cls", str(parsed.cls))
+            reports["cls"] = runner.probe(
+                recipe, "cls", str(parsed.cls), "--set", f"probe.backbone.width={CROP}"
+            )
         rows.append({"recipe": recipe.name, "seconds": seconds, "reports": reports})
         result = {
             "schema": "fit3d-recipes/1",
@@ -145,8 +154,10 @@ def _cell(row: dict[str, Any], name: str) -> str:
         return "-"
     shown = f"{figure['value']:.3f}"
     difference = row.get("differences", {}).get(name)
-    if difference is None or difference["low"] is None:
+    if difference is None:
         return shown
+    if difference["low"] is None:
+        return f"{shown} (no interval)"
     noise = difference["low"] <= 0 <= difference["high"]
     return f"{shown} ({difference['low']:+.3f} to {difference['high']:+.3f}{', noise' * noise})"
 
@@ -222,9 +233,10 @@ def _options() -> argparse.Namespace:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--data", type=Path, required=True, help="folder of the captures and CamVid")
-    made.add_argument("--weights", type=Path, required=True, help=f"of {BACKBONE}")
-    made.add_argument("--workspace", type=Path, required=True)
+    made.add_argument("--table", type=Path, nargs="+", help="print the table of these and stop")
+    made.add_argument("--data", type=Path, help="folder of the captures and CamVid")
+    made.add_argument("--weights", type=Path, help=f"of {BACKBONE}")
+    made.add_argument("--workspace", type=Path)
     made.add_argument("--stage", choices=sorted(STAGES), default="validation")
     made.add_argument(
         "--recipe", action="append", metavar="NAME=PROFILE[:key=value,...]",
@@ -238,7 +250,10 @@ def _options() -> argparse.Namespace:
     parsed = made.parse_args()
     parsed.recipe = parsed.recipe or ["fit3d-paper", "corr-paper", "single"]
     for name in ("data", "weights", "workspace"):
-        setattr(parsed, name, getattr(parsed, name).resolve())
+        if getattr(parsed, name) is not None:
+            setattr(parsed, name, getattr(parsed, name).resolve())
+        elif not parsed.table:
+            made.error(f"--{name} is needed")
     return parsed
 
 
