@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from benchmarks.ablation_rows import LIFT, PROBE, ROWS, TABLES, TUNE
+from benchmarks.ablation_rows import ROWS, TABLES, TASKS, Row
 
 # What a table shows of the reports: task, figure, heading.
 FIGURES = (
@@ -35,8 +36,8 @@ def fill(page: str, result: Mapping[str, Any]) -> str:
     Raises:
         ValueError: A table has no block, or a block no table.
     """
-    makers = {name: (lambda name=name: table(result, name)) for name in TABLES}
-    makers |= {"protocol": lambda: protocol(result), "missing": lambda: missing(result)}
+    makers = {name: partial(table, result, name) for name in TABLES}
+    makers |= {"protocol": partial(protocol, result), "missing": partial(missing, result)}
     found = [match[1] for match in _BLOCK.findall(page)]
     if sorted(found) != sorted(makers):
         odd = sorted(set(makers).symmetric_difference(found)) or found
@@ -46,8 +47,7 @@ def fill(page: str, result: Mapping[str, Any]) -> str:
 
 def protocol(result: Mapping[str, Any]) -> str:
     """The shared settings, what the first lift took, and the machine's load."""
-    shared = {"lift": LIFT, "finetune": [f"finetune.{s}" for s in TUNE], "probe": PROBE}
-    lines = [f"- {verb}: `{' '.join(settings)}`" for verb, settings in shared.items()]
+    lines = [f"- {verb}: `{' '.join(words)}`" for verb, words in result["protocol"].items()]
     machine = result["machine"]
     runs = [row["tune"] for row in result["rows"].values() if "tune" in row]
     runs += [run for lift in result["lifts"].values() for run in lift["captures"].values()]
@@ -67,15 +67,21 @@ def protocol(result: Mapping[str, Any]) -> str:
 def table(result: Mapping[str, Any], name: str) -> str:
     """Markdown of one table: the base first, then one line per row that was run."""
     lifted = name in _LIFTED
-    heads = [TABLES[name].lower(), *(head for *_, head in FIGURES), "cosine to base"]
+    heads = [
+        TABLES[name].lower(),
+        *(head for *_, head in FIGURES),
+        "cosine to base",
+        "norm to base",
+    ]
     heads += ["lift CPU-s", "lift MiB", "archives MB", "held-out cosine"] * lifted
     heads += ["tune CPU-s", "tune MiB"]
     lines: list[str] = []
     for row in (r for r in ROWS if r.table == name):
-        made = result["rows"].get(row.same_as or row.name, {"error": "not run"})
-        if "error" in made or (lifted and row.variant not in result["lifts"]):
+        made = _made(result, row)
+        if "corr" not in made.get("reports", {}) or (lifted and row.variant not in result["lifts"]):
             continue
-        models = [line["model"] for line in made["reports"]["corr"]["rows"]]
+        reports = made["reports"].values()
+        models = list(dict.fromkeys(line["model"] for r in reports for line in r["rows"]))
         if not lines:
             figures = [_cell(made, task, "base", figure) for task, figure, _ in FIGURES]
             rest = len(heads) - len(figures) - 1
@@ -84,11 +90,12 @@ def table(result: Mapping[str, Any], name: str) -> str:
         for model in shown:
             label = model if name == "assembly" else row.label
             cells = [_cell(made, task, model, figure) for task, figure, _ in FIGURES]
-            drift = f"{made['reports']['corr']['drift']['cosine']['value']:.3f}"
+            drift = made["reports"]["corr"]["drift"]
+            kept = [f"{drift[name]['value']:.3f}" for name in ("cosine", "norm_ratio")]
             cost = [*_lift_cost(result["lifts"][row.variant])] if lifted else []
             tune = made["tune"]
             cost += [f"{tune['cpu_seconds']:.0f}", f"{tune['peak_bytes'] / _MIB:.0f}"]
-            lines.append(_line([label, *cells, drift, *cost]))
+            lines.append(_line([label, *cells, *kept, *cost]))
     if not lines:
         return "Not run."
     return "\n".join([_line(heads), "|" + "---|" * len(heads), *lines])
@@ -98,11 +105,18 @@ def missing(result: Mapping[str, Any]) -> str:
     """The rows that have no figures, and why."""
     lines = []
     for row in ROWS:
-        made = result["rows"].get(row.same_as or row.name)
-        if made is None or "error" in made:
-            why = "not run" if made is None else "failed"
-            lines.append(f"- {TABLES[row.table].lower()}, {row.label}: {why}")
+        made = _made(result, row)
+        absent = [task for task in TASKS if task not in made.get("reports", {})]
+        if absent:
+            why = "failed" if "error" in made else "not run"
+            part = "" if absent == [*TASKS] else f" ({', '.join(absent)})"
+            lines.append(f"- {TABLES[row.table].lower()}, {row.label}: {why}{part}")
     return "\n".join(lines) or "None."
+
+
+def _made(result: Mapping[str, Any], row: Row) -> Mapping[str, Any]:
+    made: Mapping[str, Any] = result["rows"].get(row.same_as or row.name, {})
+    return made
 
 
 def _line(cells: list[str]) -> str:
@@ -111,7 +125,7 @@ def _line(cells: list[str]) -> str:
 
 def _cell(made: Mapping[str, Any], task: str, model: str, figure: str) -> str:
     """A value with the interval of its difference to the base; ``noise`` where it covers zero."""
-    rows = {row["model"]: row for row in made["reports"][task]["rows"]}
+    rows = {row["model"]: row for row in made["reports"].get(task, {}).get("rows", [])}
     found = rows.get(model, {}).get("figures", {}).get(figure)
     if found is None or found["value"] is None:
         return "-"

@@ -11,12 +11,14 @@ LIFT = (
     "lift.geometry.max_gaussians=15000",
 )  # fmt: skip
 TUNE = (
-    "epochs=9", "max_steps=100", "batch=4", "lr=2e-4", "schedule=cosine", "warmup=0.1", "clip=1.0",
+    "epochs=9", "max_steps=60", "batch=4", "lr=2e-4", "schedule=cosine", "warmup=0.1", "clip=1.0",
 )  # fmt: skip
 PROBE = (
-    "probe.backbone.width=224", "probe.max_images=80", "probe.steps=300", "probe.corr.pairs=100",
-    "probe.drift_images=8",
+    "probe.backbone.width=224", "probe.max_images=60", "probe.steps=200", "probe.corr.pairs=80",
+    "probe.corr.stride=8", "probe.batch=4", "probe.drift_images=8",
 )  # fmt: skip
+PROTOCOL = {"lift": [*LIFT], "finetune": [f"finetune.{s}" for s in TUNE], "probe": [*PROBE]}
+TASKS = ("corr", "depth", "seg")
 
 # What is minimised where a table varies something else.
 L1 = ("objectives.l1=1",)
@@ -99,8 +101,8 @@ ROWS = (
     Row("width-224", "resolution", "224", same_as="l1"),
     Row("width-320", "resolution", "320", L1, ("lift.backbone.width=320",)),
     Row("width-160", "resolution", "160", L1, ("lift.backbone.width=160",)),
-    Row("relifted-ema", "objective", "l1, relifted from the EMA teacher every 40 steps",
-        (*L1, "targets.source=relifted", "targets.relift_every=40", "targets.teacher_ema=0.95")),
+    Row("relifted-ema", "objective", "l1, relifted from the EMA teacher every 25 steps",
+        (*L1, "targets.source=relifted", "targets.relift_every=25", "targets.teacher_ema=0.95")),
     Row("epoch-2", "epochs", "2", (*L1, "epochs=2", "max_steps=0")),
     Row("dim-32", "dim", "32", L1, ("lift.features.dim=32",)),
     Row("lora-qv-fast", "part", "LoRA, queries and values, lr 1e-3",

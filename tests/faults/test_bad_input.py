@@ -203,7 +203,7 @@ CASES: dict[str, Case] = {
     "memory of captures damaged": Case("finetune --name fresh", "captures.json", "delete it",
                                        damage=write("out/captures.json", "{")),
     # probe
-    "probe task unknown": Case(f"probe sge rooms {ROOMS}", "TASK", "did you mean seg", damage=rooms),
+    "probe task unknown": Case(f"probe sge rooms {ROOMS}", "TASK", "did you mean", damage=rooms),
     "probe dataset unknown": Case("probe seg camvit", "camvit", "did you mean camvid"),
     "probe dataset absent": Case("probe seg camvid", "out/datasets/camvid", "get it from"),
     "probe data missing": Case("probe seg camvid --data gone", "gone", "no such"),
