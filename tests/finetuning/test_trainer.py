@@ -317,15 +317,15 @@ def test_only_the_chosen_part_is_trained(
 def test_bfloat16_on_the_cpu_is_near(make: Make) -> None:
     exact, rough = make(objectives=ALL), make(objectives=ALL, precision="bfloat16")
     seen: list[torch.dtype] = []
-    forward = rough.backbone.tokens
+    forward = rough.backbone.tokens_and_cls
 
-    def watch(images: Tensor) -> Tensor:
+    def watch(images: Tensor) -> tuple[Tensor, Tensor]:
         made = forward(images)
         seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else
-                    made.dtype)  # fmt: skip
+                    made[0].dtype)  # fmt: skip
         return made
 
-    rough.backbone.tokens = watch  # type: ignore[method-assign]
+    rough.backbone.tokens_and_cls = watch  # type: ignore[method-assign,assignment]
     expected, found = advance(exact), advance(rough)
     assert seen == [torch.bfloat16]
     assert found != expected
@@ -347,16 +347,17 @@ def test_novel_views_are_samples(make: Make) -> None:
 
 def test_the_base_is_asked_only_if_a_term_needs_it(make: Make) -> None:
     class Refuses:
-        def tokens(self, images: Tensor) -> Tensor:
+        def tokens_and_cls(self, images: Tensor) -> tuple[Tensor, Tensor]:
             raise AssertionError("the base was asked")
 
     trainer = make(objectives={"l1": 1, "info_nce": 0.1})
     trainer.base = Refuses()  # type: ignore[assignment]
     advance(trainer)
-    trainer = make(objectives={"l1": 0, "gram": 1})
-    trainer.base = Refuses()  # type: ignore[assignment]
-    with pytest.raises(AssertionError, match="the base was asked"):
-        advance(trainer)
+    for term in ("gram", "class_anchor"):
+        trainer = make(objectives={"l1": 0, term: 1})
+        trainer.base = Refuses()  # type: ignore[assignment]
+        with pytest.raises(AssertionError, match="the base was asked"):
+            advance(trainer)
 
 
 def test_samples_are_read_ahead(own: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
