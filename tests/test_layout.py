@@ -16,10 +16,21 @@ LAYERS: tuple[set[str], ...] = (
     {"registry", "device", "storage", "_kernels", "_cuda"},
     {"geometry", "images", "video", "report", "settings", "workspace", "tensorfile"},
     {"statistics"},
-    {"capture", "splat", "backbones", "datasets", "rooms", "decoders", "viz", "export"},
+    {
+        "capture",
+        "splat",
+        "backbones",
+        "datasets",
+        "rooms",
+        "decoders",
+        "viz",
+        "export",
+        "formats",
+        "pages",
+    },
     {"scene"},
-    {"archive", "rendering"},
-    {"lifting", "finetuning", "probing", "comparing", "config"},
+    {"archive", "rendering", "handoff"},
+    {"lifting", "finetuning", "probing", "comparing", "showing", "viewer", "api", "config"},
     {"commands"},
     {"app"},
     {"__main__"},
@@ -32,9 +43,9 @@ HOMES = {
     "rich": ("app.py", "commands/"),
     "timm": ("backbones/", "rooms/pretrain.py"),
     "gsplat": ("splat/",),
-    "pydantic": ("settings.py", "config.py"),
+    "pydantic": ("settings/", "config.py"),
 }
-TORCH_FREE = ("app.py", "__init__.py", "__main__.py", "errors.py", "registry.py", "settings.py",
+TORCH_FREE = ("app.py", "__init__.py", "__main__.py", "errors.py", "registry.py", "settings/",
               "config.py", "progress.py", "shapes.py", "report.py", "commands/")  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -32,6 +32,23 @@ class Distortion:
 
 
 @dataclass(frozen=True)
+class DepthCamera:
+    """Camera of a depth map that is not registered to the photo's pixels.
+
+    Attributes:
+        K: ``[3, 3]`` float64 intrinsics of the stored depth map, pixel centres at +0.5.
+        photo_from_depth: ``[4, 4]`` float64, depth camera to photo camera, OpenCV axes, world
+            units; the identity for one lens at two resolutions or crops.
+    """
+
+    K: Tensor
+    photo_from_depth: Tensor
+
+    def __post_init__(self) -> None:
+        check_dims(K=(self.K, "3 3"), photo_from_depth=(self.photo_from_depth, "4 4"))
+
+
+@dataclass(frozen=True)
 class View:
     """One photo with its camera.
 
@@ -43,9 +60,11 @@ class View:
         width: Width of the stored photo, pixels.
         height: Height of the stored photo, pixels.
         distortion: Lens distortion of the stored photo, or None for a pinhole.
-        depth_path: 16-bit depth along the optical axis on the photo's pixel grid, or None.
+        depth_path: 16-bit depth map along the optical axis, or None.
         depth_scale: Depth units per world unit (1000 for millimetres in a metric world).
         mask_path: 8-bit mask, non-zero = use, or None.
+        depth_camera: Camera of the depth map; None where it lies on the photo's pixel grid.
+        depth_unknown: Stored values that mean "no depth" beside 0 (65535 in 7-Scenes).
     """
 
     name: str
@@ -58,6 +77,8 @@ class View:
     depth_path: Path | None = None
     depth_scale: float = 1000.0
     mask_path: Path | None = None
+    depth_camera: DepthCamera | None = None
+    depth_unknown: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_dims(viewmat=(self.viewmat, "4 4"), K=(self.K, "3 3"))

@@ -27,7 +27,7 @@ PANEL = "Common options"
 
 Device = Literal["auto", "cpu", "cuda"]
 
-# An option of a verb is None unless it was given: the defaults live in settings.py.
+# An option of a verb is None unless it was given: the defaults live in settings/.
 Backbone = Annotated[
     str | None, typer.Option(metavar="NAME", help="Backbone preset or timm model name.")
 ]
