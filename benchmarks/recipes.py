@@ -15,6 +15,10 @@ Everything is a ``fit3d`` command, printed before it runs; reports stay in the w
 folder per recipe. The table at the end is Markdown; ``--out`` keeps it with the figures as JSON.
 
     python -m benchmarks.recipes --table FILE.json ...    # the table of earlier runs
+    python -m benchmarks.recipes --table FILE.json ... --against NAME
+
+The last prints tuned models against the tuned model of another recipe instead of the base, from the
+per-item values of the reports: same pairs, same pictures, neighbours resampled together.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -32,10 +36,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from fit3d_cli.statistics import Measured, make_rows
 
 BACKBONE = "vit_tiny_patch16_224"
 CROP = 128  # pixels of a picture of --cls
 GAP = 10  # frames between the CamVid frames that teach and those that are scored
+# Items that are resampled together: pairs of query views beside each other, frames of a video.
+BLOCKS = {"corr": 8, "depth": 4, "seg": 5}
 HEADLINES = {
     "corr": (
         "recall@1patch", "recall@1patch:0-15deg", "recall@1patch:15-30deg",
@@ -86,7 +93,8 @@ def main() -> int:
     parsed = _options()
     if parsed.table:
         results = [json.loads(path.read_text(encoding="utf-8")) for path in parsed.table]
-        print(table([row for result in results for row in result["rows"]]))
+        found = [row for result in results for row in result["rows"]]
+        print(against(found, parsed.against) if parsed.against else table(found))
         return 0
     runner = _Runner(parsed)
     stage = STAGES[parsed.stage]
@@ -140,6 +148,48 @@ def table(rows: list[dict[str, Any]]) -> str:
             cells = [_cell(_row(row, task, index), name) for task, name in columns]
             lines.append(f"| {label[model]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def against(rows: list[dict[str, Any]], name: str) -> str:
+    """Markdown: each recipe's tuned model minus that of ``name``, with paired intervals.
+
+    Figures are means over items: for segmentation the mean of the pictures' mIoU, as the mIoU of
+    the whole split has no per-item values.
+
+    Raises:
+        SystemExit: No recipe of that name.
+    """
+    reference = next((row for row in rows if row["recipe"] == name), None)
+    if reference is None:
+        raise SystemExit(f"no recipe {name!r} among {', '.join(row['recipe'] for row in rows)}")
+    figures = {**HEADLINES, "seg": ("image_miou",)}
+    columns = [(task, figure) for task, names in figures.items() for figure in names
+               if figure in _row(reference, task, 1).get("samples", {})]  # fmt: skip
+    lines = [
+        f"| minus {name} | " + " | ".join(f"{t} {f}" for t, f in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for row in rows:
+        if row is not reference:
+            cells = [_difference(row, reference, task, figure) for task, figure in columns]
+            lines.append(f"| {row['recipe']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _difference(row: dict[str, Any], reference: dict[str, Any], task: str, figure: str) -> str:
+    pair = [_row(r, task, 1)["samples"].get(figure, []) for r in (reference, row)]
+    if len(pair[0]) != len(pair[1]):
+        raise SystemExit(f"{row['recipe']}: other items than {reference['recipe']} in {task}")
+    values = [[float("nan") if v is None else v for v in one] for one in pair]
+    # Items are in the order of their views or frames: those beside each other are alike.
+    groups = [index // BLOCKS.get(task, 1) for index in range(len(values[0]))]
+    _, other = make_rows(
+        {"reference": Measured({figure: values[0]}), "other": Measured({figure: values[1]})},
+        groups=groups, reference="reference",
+    )  # fmt: skip
+    found = other.differences[figure]
+    noise = ", noise" if found.low <= 0 <= found.high else ""
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}{noise})"
 
 
 def _row(row: dict[str, Any], task: str, index: int) -> dict[str, Any]:
@@ -234,6 +284,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--table", type=Path, nargs="+", help="print the table of these and stop")
+    made.add_argument("--against", metavar="NAME", help="with --table: recipe to compare with")
     made.add_argument("--data", type=Path, help="folder of the captures and CamVid")
     made.add_argument("--weights", type=Path, help=f"of {BACKBONE}")
     made.add_argument("--workspace", type=Path)

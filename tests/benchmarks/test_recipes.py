@@ -71,3 +71,23 @@ def test_the_validation_part_of_camvid_leaves_a_gap(tmp_path: Path) -> None:
     )
     assert (train[-1], val[0], val[-1]) == ("0266", "0277", "0299")
     assert recipes.camvid_tree(tmp_path / "camvid", "test", tmp_path / "out") == tmp_path / "camvid"
+
+
+def _scored(name: str, values: list[float | None]) -> dict[str, Any]:
+    rows = [{"samples": {}}, {"samples": {"rmse": values}}]
+    return {"recipe": name, "reports": {"depth": {"rows": rows}}}
+
+
+def test_recipes_against_each_other() -> None:
+    control: list[float | None] = [0.5 + 0.01 * (i % 7) for i in range(40)]
+    better = [v - 0.1 for v in control if v is not None]
+    shaken = [v + (0.05 if i // 4 % 2 else -0.05) for i, v in enumerate(control) if v is not None]
+    rows = [_scored("control", control), _scored("better", better), _scored("same", shaken)]
+    lines = recipes.against(rows, "control").splitlines()
+    assert lines[0] == "| minus control | depth rmse |"
+    assert lines[2] == "| better | -0.100 (-0.100 to -0.100) |"
+    assert lines[3].startswith("| same | +0.000 (-0.0") and lines[3].endswith("noise) |")
+    with pytest.raises(SystemExit, match="no recipe 'other'"):
+        recipes.against(rows, "other")
+    with pytest.raises(SystemExit, match="other items"):
+        recipes.against([rows[0], _scored("short", [0.1])], "control")
