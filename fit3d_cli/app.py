@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -110,7 +111,7 @@ def run(argv: Sequence[str]) -> int:
         signal.setitimer(signal.ITIMER_REAL, 0)
         if "--debug" in argv:
             traceback.print_exc(file=sys.stderr)
-        sys.stderr.write("fit3d: interrupted - run the same command again to resume\n")
+        sys.stderr.write(f"fit3d: interrupted - {how_to_resume(argv)}\n")
         return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except Exception as error:
         if "--debug" in argv:
@@ -120,6 +121,26 @@ def run(argv: Sequence[str]) -> int:
         if "--json" in argv:
             out.write(json.dumps({"error": _fields(failure, code)}) + "\n")
         return code
+
+
+# What an interrupted verb leaves behind; everything else is written whole or not at all.
+KEPT = {
+    "lift": "finished scenes, tokens, and the geometry up to its last checkpoint are kept",
+    "finetune": "targets and the last checkpoint are kept",
+    "probe": "the tokens that were computed are kept",
+    "demo": "finished scenes, checkpoints and tokens are kept",
+    "render": "finished pictures are kept",
+    "viz": "finished pictures are kept",
+}
+
+
+def how_to_resume(argv: Sequence[str]) -> str:
+    """What is kept of an interrupted command line, and how to go on."""
+    verb = next((word for word in argv if word in {v.__name__ for v in VERBS}), "")
+    kept = KEPT.get(verb, "nothing half-written is left")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return f"{kept}; run the same torchrun command again to go on"
+    return f"{kept}; to go on: {shlex.join(['fit3d', *argv])}"
 
 
 def explain(error: Exception) -> tuple[Fit3dError, int]:

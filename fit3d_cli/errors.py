@@ -51,7 +51,7 @@ class ImageError(Fit3dError):
 
 
 class ArchiveError(Fit3dError):
-    """A ``.f3d`` archive or ``.ply`` file that is damaged, foreign or too new."""
+    """A ``.f3d`` archive or a file of Gaussians that is damaged, foreign or too new."""
 
 
 class WeightsError(Fit3dError):

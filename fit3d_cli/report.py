@@ -98,6 +98,7 @@ class Report:
         drift: ``cosine`` and ``norm_ratio`` of tuned to base tokens on pictures of the scored
             split; empty when only one model was measured.
         seed: Of all draws.
+        items: What the scored items are called, in the order of the samples; empty where unknown.
     """
 
     task: str
@@ -109,6 +110,7 @@ class Report:
     notes: tuple[str, ...] = ()
     drift: Mapping[str, Figure] = field(default_factory=dict)
     seed: int = 0
+    items: tuple[str, ...] = ()
 
     @property
     def cautions(self) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ class Report:
             "settings": dict(self.settings),
             "notes": list(self.notes),
             "seed": self.seed,
+            "items": list(self.items),
         }
 
     @staticmethod
@@ -166,6 +169,7 @@ class Report:
                 str(data["task"]), str(data["dataset"]), rows, int(data["count"]),
                 str(data["over"]), dict(data["settings"]), tuple(map(str, data["notes"])),
                 _figures_in(data["drift"]), int(data.get("seed", 0)),
+                tuple(map(str, data.get("items", ()))),
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError,
                 RecursionError) as error:  # fmt: skip

@@ -1,11 +1,13 @@
-"""Short videos: ``.mp4`` (H.264) and ``.gif``."""
+"""Videos: frames of any that ffmpeg reads; short ones written as ``.mp4`` (H.264) or ``.gif``."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -15,6 +17,108 @@ from PIL import Image
 
 from fit3d_cli.errors import EnvironmentFault, ImageError, StorageError
 from fit3d_cli.storage import temporary_sibling
+
+_DURATION = re.compile(r"Duration: (\d+):(\d+):([\d.]+)")
+_RATE = re.compile(r"Video: .*?([\d.]+) fps")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg")
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a video file says of itself.
+
+    Attributes:
+        width: Of a frame as shown, pixels.
+        height: Of a frame as shown, pixels.
+        fps: Frames per second; 0 when unknown.
+        seconds: Length; 0 when unknown.
+    """
+
+    width: int
+    height: int
+    fps: float
+    seconds: float
+
+
+def read_video(path: Path, *, fps: float = 0.0) -> tuple[VideoFacts, Iterator[NDArray[np.uint8]]]:
+    """Decode a video, frame by frame.
+
+    Args:
+        path: A file; nothing else is opened, whatever a playlist in it says.
+        fps: Frames per second of playing time to take; 0 = all.
+
+    Returns:
+        The facts of the file, and its frames ``[H, W, 3]`` uint8, upright.
+
+    Raises:
+        ImageError: Not a video that can be read; also while iterating, where it is cut off.
+        EnvironmentFault: There is no ffmpeg.
+    """
+    options = ["-vf", f"fps={fps:g}"] if fps > 0 else []
+    told = _ask(path, ["-frames:v", "1", "-f", "null"])
+    seconds, rate = _DURATION.search(told), _RATE.search(told)
+    frames = _decode(path, options)
+    first = next(frames, None)
+    if first is None:
+        raise _unreadable(path)
+    length = 0.0
+    if seconds:
+        hours, minutes, rest = (float(word) for word in seconds.groups())
+        length = 3600 * hours + 60 * minutes + rest
+    facts = VideoFacts(first.shape[1], first.shape[0], float(rate[1]) if rate else 0.0, length)
+    return facts, chain([first], frames)
+
+
+def _command(path: Path, options: list[str]) -> list[str]:
+    import imageio_ffmpeg  # looks for its ffmpeg binary, which nothing else needs
+
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise EnvironmentFault(
+            "no video decoder can be started", where=path, hint="pip install imageio-ffmpeg"
+        ) from error
+    source = ["-protocol_whitelist", "file", "-i", f"file:{path.absolute()}"]
+    return [program, "-nostdin", "-hide_banner", *source, "-an", "-sn", *options]
+
+
+def _ask(path: Path, options: list[str]) -> str:
+    """What ffmpeg says of a file."""
+    done = subprocess.run(
+        [*_command(path, options), "-"], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    return done.stderr.decode("utf-8", "replace")
+
+
+def _decode(path: Path, options: list[str]) -> Iterator[NDArray[np.uint8]]:
+    """Frames; a portable pixmap each, which says its own size."""
+    command = [*_command(path, ["-v", "error", *options]), "-f", "image2pipe", "-c:v", "ppm", "-"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with process:
+        assert process.stdout is not None
+        try:
+            while magic := process.stdout.readline():
+                size = process.stdout.readline().split()
+                process.stdout.readline()  # the largest value, 255
+                if magic != b"P6\n" or len(size) != 2:
+                    raise _unreadable(path)
+                width, height = map(int, size)
+                raw = process.stdout.read(3 * width * height)
+                if len(raw) < 3 * width * height:
+                    raise _unreadable(path, "cut off")
+                yield np.frombuffer(raw, np.uint8).reshape(height, width, 3).copy()
+        finally:
+            process.kill()  # it may still be decoding what nobody reads
+
+
+def _unreadable(path: Path, why: str = "") -> ImageError:
+    return ImageError(
+        "cannot be read as a video" + (f" ({why})" if why else ""),
+        where=path,
+        hint="copy it again from the source, or convert it to .mp4",
+    )
 
 
 def save_video(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> None:

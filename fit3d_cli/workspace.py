@@ -1,7 +1,8 @@
 """Where everything lies in a workspace directory (``--workspace``, default ``fit3d-out``).
 
 ``scenes/<name>.f3d``, ``models/<name>/``, ``reports/*.json``, ``renders/<scene>/``, ``compare/``
-are results; ``cache/`` can be deleted at any time; ``captures.json`` and ``backbones.json``
+are results; ``captures/<name>/`` is what videos, containers and photos without poses became;
+``cache/`` can be deleted at any time; ``captures.json`` and ``backbones.json``
 remember where photos and weight files lie, because archives hold neither pictures nor absolute
 paths.
 """
@@ -17,7 +18,7 @@ from fit3d_cli import storage
 from fit3d_cli.errors import CaptureError, SettingsError, WeightsError
 
 # Where fit3d writes; a workspace may be somebody's home directory with much else in it.
-_OURS = ("cache", "compare", "models", "renders", "reports", "scenes", "viz")
+_OURS = ("cache", "captures", "compare", "models", "renders", "reports", "scenes", "viz")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Workspace:
     def scene_paths(self) -> list[Path]:
         """All archives, sorted by name."""
         return sorted((self.root / "scenes").glob("*.f3d"))
+
+    def made_capture(self, name: str) -> Path:
+        """Where a source called ``name`` becomes a capture."""
+        return self.root / "captures" / name
 
     @property
     def models_dir(self) -> Path:

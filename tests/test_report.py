@@ -41,7 +41,7 @@ def test_the_layout_is_the_documented_one() -> None:
     assert told["schema"] == SCHEMA == 2
     assert set(told) == {
         "schema", "task", "dataset", "count", "over", "rows", "drift", "settings", "notes",
-        "seed",
+        "seed", "items",
     }  # fmt: skip
     assert set(told["rows"][1]) == {"model", "figures", "differences", "samples"}
     assert set(told["rows"][1]["figures"]["rmse"]) == {"value", "n", "low", "high"}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from fit3d_cli.backbones.adapters import Adapter
 from fit3d_cli.backbones.load import ADAPTER_KEY, ADAPTER_NAME, CONFIG_NAME, WEIGHTS_NAME
 from fit3d_cli.backbones.lora import has_low_rank
 from fit3d_cli.backbones.model import Backbone, state_digest
+from fit3d_cli.backbones.torchvision_shim import import_timm
 from fit3d_cli.backbones.weights import read_weights
 from fit3d_cli.errors import StorageError, WeightsError
 from fit3d_cli.storage import write_json, write_text
@@ -21,15 +23,24 @@ from fit3d_cli.tensorfile import write_tensors
 
 PROVENANCE_NAME = "fit3d.json"
 CARD_NAME = "README.md"
+HUBCONF_NAME = "hubconf.py"
 SCHEMA = 1
 # What describes preprocessing and licence; where weights once came from is left out, so that
 # nobody is led to fetch others.
 _KEPT = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean",
          "std", "license", "first_conv", "classifier")  # fmt: skip
+# Licences that the Hugging Face hub knows by these names; those of timm's ViTs.
+_HUB_LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+                 "cc-by-nc-sa-4.0", "openrail", "gemma", "other", "unknown"}  # fmt: skip
 
 
 def write_model_directory(
-    directory: Path, backbone: Backbone, *, card: str, extra: Mapping[str, Any]
+    directory: Path,
+    backbone: Backbone,
+    *,
+    card: str,
+    extra: Mapping[str, Any],
+    files: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``README.md``, ``fit3d.json``, ``model.safetensors`` and ``config.json``.
 
@@ -40,6 +51,7 @@ def write_model_directory(
         backbone: Its weights are stored as they are in memory; low-rank updates are merged.
         card: Model card, Markdown; a front matter with the licence is put before it.
         extra: Provenance for ``fit3d.json``, plain JSON types.
+        files: Further text files by name, such as ``hubconf.py``.
 
     Raises:
         StorageError: The disk refused; without ``config.json`` the directory is unfinished.
@@ -66,7 +78,9 @@ def write_model_directory(
                 where=directory,
                 hint="choose another directory",
             ) from error
-    write_text(directory / CARD_NAME, _front_matter(backbone) + card)
+    write_text(directory / CARD_NAME, front_matter(backbone) + card)
+    for name, text in (files or {}).items():
+        write_text(directory / name, text)
     write_json(directory / PROVENANCE_NAME, provenance)
     state = {key: value.detach() for key, value in backbone.model.state_dict().items()}
     write_tensors(directory / WEIGHTS_NAME, state, {"format": "pt"})
@@ -154,7 +168,35 @@ def read_provenance(directory: Path) -> dict[str, Any]:
         raise WeightsError(f"no readable {PROVENANCE_NAME}", where=directory, hint=hint) from error
 
 
-def _front_matter(backbone: Backbone) -> str:
-    lines = ["---", "library_name: timm", f"license: {backbone.licence}", "tags:",
-             "- image-feature-extraction", "- fit3d", "---", ""]  # fmt: skip
+def front_matter(backbone: Backbone, *, library: str = "timm") -> str:
+    """The YAML with which a model card begins, as the Hugging Face hub reads it.
+
+    Args:
+        backbone: Whose licence and base are told.
+        library: What loads the model.
+    """
+    licence = backbone.licence.lower()
+    lines = ["---", f"library_name: {library}"]
+    if licence in _HUB_LICENCES:
+        lines.append(f"license: {licence}")
+    else:
+        # The hub knows a closed list. A name from a file is not trusted to be plain YAML.
+        lines += ["license: other", f"license_name: {json.dumps(backbone.licence)}"]
+    # Weights from a file may be anybody's, whatever architecture they fit.
+    base = hub_name(backbone.timm_id) if backbone.source == "hub" else ""
+    if base:
+        lines += [f"base_model: {base}", "base_model_relation: finetune"]
+    lines += ["pipeline_tag: image-feature-extraction", "tags:", "- image-feature-extraction",
+              "- fit3d", "---", ""]  # fmt: skip
     return "\n".join(lines)
+
+
+def hub_name(timm_id: str) -> str:
+    """Repository of timm's pretrained weights on the Hugging Face hub, or an empty string."""
+    timm = import_timm()
+    architecture, _, tag = timm_id.partition(".")
+    if not tag or timm_id not in timm.list_pretrained(f"{architecture}.*"):
+        return ""
+    config = importlib.import_module("timm.models").get_pretrained_cfg(timm_id)
+    repository = str(getattr(config, "hf_hub_id", None) or "")
+    return f"{repository}{timm_id}" if repository.endswith("/") else repository

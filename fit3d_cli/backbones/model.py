@@ -152,13 +152,16 @@ class Backbone(nn.Module):
         """
         return self.tokens_and_cls(images)[0]
 
-    def tokens_and_cls(self, images: Tensor, *, norm: bool = True) -> tuple[Tensor, Tensor]:
+    def tokens_and_cls(
+        self, images: Tensor, *, norm: bool = True, normalised: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Patch tokens and one token for the whole picture.
 
         Args:
             images: As for ``tokens``.
             norm: False gives them as they enter the final norm, without the adapter, which works
                 on normed tokens.
+            normalised: The pictures had mean and std applied already, as timm takes them.
 
         Returns:
             ``[B, h, w, C]`` and ``[B, C]``: the class token, else the mean of the registers, else
@@ -177,7 +180,8 @@ class Backbone(nn.Module):
         if not norm:
             hook = model.norm.register_forward_pre_hook(lambda _, args: entering.append(args[0]))
         try:
-            output = model.forward_features((images - self._mean) / self._std)
+            shown = images if normalised else (images - self._mean) / self._std
+            output = model.forward_features(shown)
         finally:
             if hook is not None:
                 hook.remove()

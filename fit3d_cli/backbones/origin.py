@@ -93,7 +93,13 @@ def load_base(
 
 
 def write_interpolated(
-    directory: Path, base: Backbone, tuned: Path, alpha: float, *, device: str | torch.device
+    directory: Path,
+    base: Backbone,
+    tuned: Path,
+    alpha: float,
+    *,
+    device: str | torch.device,
+    files: Mapping[str, str] | None = None,
 ) -> Backbone:
     """Write ``base + alpha (tuned - base)`` as a model directory of its own.
 
@@ -103,6 +109,7 @@ def write_interpolated(
         tuned: Directory of the tuned model.
         alpha: 0 = base, 1 = tuned.
         device: Where to compute.
+        files: As for ``write_model_directory``.
 
     Returns:
         What was written.
@@ -121,5 +128,5 @@ def write_interpolated(
         name=directory.name, alpha=alpha, base=base.name, tuned=tuned.resolve().name,
         card=CARD_NAME, adapter=_ADAPTER if made.adapter_kind else "",
     )  # fmt: skip
-    write_model_directory(directory, made, card=card, extra=facts)
+    write_model_directory(directory, made, card=card, extra=facts, files=files)
     return made

@@ -108,7 +108,7 @@ class Capture:
         name: Name of the scene, from the directory.
         root: The directory.
         reader: Name of the reader that understood it.
-        views: At least two views, sorted by name.
+        views: At least two views, sorted by name; digits count as numbers.
         points: Sparse points, or None.
         metric: Whether the world unit is the metre.
         dropped: Why views were left out, to how many: ``{"non-finite pose": 3}``.

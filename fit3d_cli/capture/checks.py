@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fit3d_cli.capture.base import Capture, View
-from fit3d_cli.capture.files import RESTORE
+from fit3d_cli.capture.base import Capture, DepthCamera, View
+from fit3d_cli.capture.files import RESTORE, numeric_key
 from fit3d_cli.errors import CaptureError
 from fit3d_cli.images import ImageHeader, image_header
 
@@ -23,9 +23,10 @@ _ORTHONORMAL_TOLERANCE = 1e-2
 def check_capture(capture: Capture) -> Capture:
     """The capture with sorted, complete, consistent views.
 
-    Views whose pose is not finite, or whose rotation is off by more than 1e-2, are dropped and
-    counted. Smaller deviations are mended, keeping the camera centre. Cameras calibrated at
-    another resolution of the same photo are rescaled, with a note.
+    Views come in the order of their names, ``9.jpg`` before ``10.jpg``. Those whose pose is not
+    finite, or whose rotation is off by more than 1e-2, are dropped and counted. Smaller deviations
+    are mended, keeping the camera centre. Cameras calibrated at another resolution of the same
+    photo are rescaled, with a note.
 
     Raises:
         CaptureError: Photos are missing, doubly named or of another size than their camera;
@@ -37,7 +38,7 @@ def check_capture(capture: Capture) -> Capture:
     dropped = Counter(capture.dropped)
     notes = list(capture.notes)
     views = []
-    for view in sorted(capture.views, key=lambda v: v.name):
+    for view in sorted(capture.views, key=lambda v: numeric_key(v.name)):
         _check_intrinsics(view)
         pose = _rigid(view.viewmat)
         if isinstance(pose, str):
@@ -103,6 +104,24 @@ def _check_intrinsics(view: View) -> None:
             where=view.image_path,
             hint="correct the camera of this photo",
         )
+    if view.depth_camera is not None:
+        _check_depth_camera(view, view.depth_camera)
+
+
+def _check_depth_camera(view: View, camera: DepthCamera) -> None:
+    K, where = camera.K, view.depth_path or view.image_path
+    if not bool(torch.isfinite(K).all()) or float(K[0, 0]) <= 0 or float(K[1, 1]) <= 0:
+        raise CaptureError(
+            f"depth focal lengths {float(K[0, 0]):g}, {float(K[1, 1]):g} are not positive numbers",
+            where=where,
+            hint="correct the intrinsics of the depth camera",
+        )
+    if isinstance(_rigid(camera.photo_from_depth), str):
+        raise CaptureError(
+            "the depth camera's place beside the photo's is not a rigid motion",
+            where=where,
+            hint="correct the extrinsics of the depth camera",
+        )
 
 
 def _rigid(viewmat: Tensor) -> Tensor | str:
@@ -145,9 +164,12 @@ def _fit_size(view: View) -> tuple[View, str]:
             where=view.image_path,
             hint="use the photos that the cameras were computed from, neither cropped nor turned",
         )
-    for path in (view.depth_path, view.mask_path):
-        if path is not None:
-            _check_grid(path, header)
+    if view.depth_path is not None and view.depth_camera is not None:
+        _check_depth_size(view.depth_path, view.depth_camera)
+    elif view.depth_path is not None:
+        _check_grid(view.depth_path, header)
+    if view.mask_path is not None:
+        _check_grid(view.mask_path, header)
     if photo == camera:
         return view, ""
     scale = torch.tensor([photo[0] / camera[0], photo[1] / camera[1], 1.0], dtype=torch.float64)
@@ -163,6 +185,18 @@ def _check_grid(path: Path, photo: ImageHeader) -> None:
             f"{header.width}x{header.height}, its photo {photo.width}x{photo.height}",
             where=path,
             hint=f"{RESTORE}, on the pixel grid of the photo",
+        )
+
+
+def _check_depth_size(path: Path, camera: DepthCamera) -> None:
+    """Depth of another camera may have any size, but its axis goes through its middle half."""
+    header = image_header(path)
+    cx, cy = float(camera.K[0, 2]), float(camera.K[1, 2])
+    if not (0.25 <= cx / header.width <= 0.75 and 0.25 <= cy / header.height <= 0.75):
+        raise CaptureError(
+            f"{header.width}x{header.height}, but the depth camera's axis is at {cx:g}, {cy:g}",
+            where=path,
+            hint=f"{RESTORE}, in the size that its intrinsics are for",
         )
 
 

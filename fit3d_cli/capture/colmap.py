@@ -74,7 +74,7 @@ def read(path: Path) -> Capture:
                 where=_file(model, "images"),
                 hint=RESTORE,
             )
-        K_values, distortion = _lens(camera, model, folder)
+        K_values, distortion = lens_of(camera, model, folder)
         viewmat = poses.get(image.image_id)
         views.append(
             View(
@@ -128,7 +128,7 @@ def _image_folder(path: Path, model: Path, names: list[str]) -> Path:
     )
 
 
-def _lens(
+def lens_of(
     camera: ColmapCamera, model: Path, folder: Path
 ) -> tuple[tuple[float, float, float, float], Distortion | None]:
     """fx, fy, cx, cy and the distortion of a COLMAP camera."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -170,6 +172,71 @@ def read_json(path: Path) -> Fields:
     except (RecursionError, ValueError) as error:
         raise CaptureError("not sensible JSON", where=path, hint=RESTORE) from error
     return Fields(data, path)
+
+
+def read_matrix(path: Path, sides: tuple[int, ...]) -> Tensor:
+    """``[n, n]`` float64, n one of ``sides``, from numbers that stand in a text file.
+
+    Infinity and NaN are legal here: sensors write them where they lost track, and the checks of
+    poses count them.
+
+    Raises:
+        CaptureError: As ``read_bytes``, or other than n x n numbers.
+    """
+    words = read_text(path, 1 << 16).replace(",", " ").split()
+    side = round(len(words) ** 0.5)
+    if side not in sides or side * side != len(words):
+        raise CaptureError(
+            f"{len(words)} numbers, expected {' or '.join(f'{s}x{s}' for s in sides)}",
+            where=path,
+            hint=RESTORE,
+        )
+    return torch.tensor(numbers(words, path), dtype=torch.float64).reshape(side, side)
+
+
+def read_pinhole(path: Path) -> Tensor:
+    """``[3, 3]`` float64 K from a 3x3 or 4x4 matrix in a text file.
+
+    Raises:
+        CaptureError: As ``read_matrix``, or with skew or a last row that no pinhole has.
+    """
+    K = read_matrix(path, (3, 4))[:3, :3]
+    rest = K - intrinsics(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
+    if not bool((rest.abs() <= 1e-6 * K.abs().max()).all()):
+        raise CaptureError(
+            "not a pinhole matrix [fx 0 cx; 0 fy cy; 0 0 1]", where=path, hint=RESTORE
+        )
+    return K.clone()
+
+
+def numbers(words: Iterable[str], path: Path, line: int = 0) -> list[float]:
+    """Numbers as C programs print them, infinities and NaN among them.
+
+    Args:
+        words: As they stand in the file.
+        path: The file, for messages.
+        line: The line, for messages; 0 says none.
+
+    Raises:
+        CaptureError: A word is no number.
+    """
+    values = []
+    for word in words:
+        try:
+            values.append(float("nan" if "#" in word else word))  # "-1.#IND" is Windows' NaN
+        except ValueError as error:
+            what = f"{word[:40]!r} is no number"
+            raise CaptureError(
+                f"line {line}: {what}" if line else what, where=path, hint=RESTORE
+            ) from error
+    return values
+
+
+def numeric_key(name: str) -> tuple[list[str | int], str]:
+    """Sorts ``10.jpg`` behind ``9.jpg``: digits count as numbers."""
+    # Texts and numbers alternate, so that only like is compared with like.
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def locate(root: Path, stated: str, source: Path) -> tuple[str, Path]:

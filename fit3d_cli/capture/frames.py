@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fit3d_cli.capture.base import View
 from fit3d_cli.capture.distortion import undistortion_grid
+from fit3d_cli.capture.registration import register_depth
 from fit3d_cli.errors import ImageError
 from fit3d_cli.geometry.cameras import Cameras
 from fit3d_cli.images import (
@@ -49,7 +50,8 @@ def load_frame(view: View, width: int, height: int, *, depth: bool = True) -> Fr
 
     A distorted photo is warped to the pinhole picture of the same K and size first: colour
     bilinear, depth and mask nearest. The mask is the mask file, the photo's alpha channel, and
-    "the lens saw this pixel", combined by and.
+    "the lens saw this pixel", combined by and. Depth of another camera is drawn straight into the
+    result's pixels (``register_depth``).
 
     Args:
         view: What to load.
@@ -74,24 +76,59 @@ def load_frame(view: View, width: int, height: int, *, depth: bool = True) -> Fr
     if view.mask_path is not None:
         stored = torch.from_numpy(read_mask(view.mask_path))
         mask &= resize_depth(stored, view.width, view.height)
+    camera = view_camera(view).resized(width, height)
     zs = None
-    if depth and view.depth_path is not None:
-        measured = torch.from_numpy(read_depth(view.depth_path)) / view.depth_scale
+    measured = _measured(view) if depth else None
+    if measured is not None and view.depth_camera is None:
         zs = resize_depth(measured, view.width, view.height)
+    seen = None
     if view.distortion is not None:
-        image, mask, zs = _undistort(view, image, mask, zs)
+        image, mask, zs, seen = _undistort(view, image, mask, zs)
+    if measured is not None and view.depth_camera is not None:
+        zs = register_depth(measured, view.depth_camera, camera.Ks[0], width, height)
+        if seen is not None:
+            zs = zs * resize_depth(seen, width, height)
     return Frame(
         # The triangle filter's weights may sum to 1 + 1 ulp.
         resize_values(image, width, height).clamp(0, 1),
         None if zs is None else resize_depth(zs, width, height),
         resize_mask(mask, width, height),
-        view_camera(view).resized(width, height),
+        camera,
     )
+
+
+def stored_depth(view: View) -> Tensor | None:
+    """Depth on the pixel grid of the stored photo, its lens distortion left in.
+
+    Returns:
+        ``[height, width]`` float32 along the optical axis in world units, 0 = unknown; None
+        if the view has no depth.
+
+    Raises:
+        ImageError: The depth map is missing or damaged.
+    """
+    measured = _measured(view)
+    if measured is None or view.depth_camera is None:
+        return None if measured is None else resize_depth(measured, view.width, view.height)
+    return register_depth(
+        measured, view.depth_camera, view.K, view.width, view.height, view.distortion
+    )
+
+
+def _measured(view: View) -> Tensor | None:
+    """The stored depth map in world units, 0 = unknown."""
+    if view.depth_path is None:
+        return None
+    stored = torch.from_numpy(read_depth(view.depth_path))
+    for value in view.depth_unknown:
+        stored = stored.masked_fill(stored == value, 0.0)
+    return stored / view.depth_scale
 
 
 def _undistort(
     view: View, image: Tensor, mask: Tensor, zs: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Photo, mask and depth as a pinhole would see them, and which pixels the lens saw."""
     assert view.distortion is not None
     fx, fy = float(view.K[0, 0]), float(view.K[1, 1])
     cx, cy = float(view.K[0, 2]), float(view.K[1, 2])
@@ -108,4 +145,4 @@ def _undistort(
     mask = (warp(mask[:, :, None].to(torch.float32), "nearest")[:, :, 0] > 0.5) & inside
     if zs is not None:
         zs = warp(zs[:, :, None], "nearest")[:, :, 0] * inside
-    return image, mask, zs
+    return image, mask, zs, inside

@@ -1,9 +1,10 @@
-"""Finding and reading captures: detection of the layout, then the checks common to all."""
+"""Reading captures: detection of the layout, then the checks common to all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,36 +15,12 @@ from fit3d_cli.capture.base import READERS, Capture, View
 from fit3d_cli.capture.checks import check_capture
 from fit3d_cli.capture.files import read_bytes
 from fit3d_cli.capture.frames import view_camera
+from fit3d_cli.capture.sources.base import SOURCES
+from fit3d_cli.capture.sources.facts import source_notes
 from fit3d_cli.errors import CaptureError
 from fit3d_cli.geometry.cameras import Cameras, stack_cameras
 
 _PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
-
-
-def find_captures(path: Path, reader: str = "") -> list[Path]:
-    """The captures at ``path``: itself, else those of its visible subfolders that are one.
-
-    Args:
-        path: A capture, or a folder of captures.
-        reader: Name of the only reader to ask; empty asks all.
-
-    Returns:
-        Directories, sorted; at least one.
-
-    Raises:
-        CaptureError: There is none; the message lists the known layouts.
-        UnknownNameError: No such reader.
-    """
-    if _matching(path, reader):
-        return [path]
-    if not path.is_dir():
-        what = "a file, not a directory" if path.exists() else "no such directory"
-        hint = f"give the folder {path.parent}" if path.exists() else "check the path"
-        raise CaptureError(what, where=path, hint=hint)
-    found = [child for child in _folders(path) if _matching(child, reader)]
-    if not found:
-        raise _not_understood(path, reader)
-    return found
 
 
 def is_capture(path: Path, reader: str = "") -> bool:
@@ -52,7 +29,7 @@ def is_capture(path: Path, reader: str = "") -> bool:
     Raises:
         UnknownNameError: No such reader.
     """
-    return bool(_matching(path, reader))
+    return bool(matching_readers(path, reader))
 
 
 def read_capture(path: Path, reader: str = "", name: str | None = None) -> Capture:
@@ -73,11 +50,11 @@ def read_capture(path: Path, reader: str = "", name: str | None = None) -> Captu
         UnknownNameError: No such reader.
     """
     if not path.is_dir():
-        raise CaptureError("no such directory", where=path, hint="check the path")
+        raise not_a_capture(path, reader)
     path = path.resolve()  # "." has no name
-    matching = [reader] if reader and READERS.get(reader) else _matching(path, reader)
+    matching = [reader] if reader and READERS.get(reader) else matching_readers(path, reader)
     if not matching:
-        raise _not_understood(path, reader)
+        raise not_a_capture(path, reader)
     if len(matching) > 1:
         raise CaptureError(
             f"laid out like {' and like '.join(matching)}",
@@ -87,44 +64,75 @@ def read_capture(path: Path, reader: str = "", name: str | None = None) -> Captu
     try:
         capture = check_capture(READERS.get(matching[0]).read(path))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
+    capture = replace(capture, notes=(*source_notes(path), *capture.notes))
     return capture if name is None else replace(capture, name=name)
 
 
-def _matching(path: Path, reader: str) -> list[str]:
+def matching_readers(path: Path, reader: str = "") -> list[str]:
+    """Names of the readers that understand ``path``; only ``reader`` is asked, if it is named.
+
+    Raises:
+        UnknownNameError: No such reader.
+    """
     if reader:
         return [reader] if READERS.get(reader, where="lift.reader").sniff(path) else []
     return [key for key, entry in READERS.items() if entry.sniff(path)]
 
 
-def _folders(path: Path) -> list[Path]:
-    try:
-        return sorted(c for c in path.iterdir() if c.is_dir() and not c.name.startswith("."))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> CaptureError:
+def unreadable(path: Path, error: OSError) -> CaptureError:
+    """The error for a place that cannot be looked into."""
     return CaptureError(
         f"cannot be read ({error.strerror})", where=path, hint="check the permissions"
     )
 
 
-def _not_understood(path: Path, reader: str) -> CaptureError:
-    if reader:
-        return CaptureError(
-            f"not laid out like {reader}", where=path, hint=f"expected {READERS.get(reader).layout}"
-        )
-    for folder in (path, path / "images"):
-        if folder.is_dir() and any(f.suffix.lower() in _PHOTOS for f in folder.iterdir()):
+def not_a_capture(path: Path, reader: str = "") -> CaptureError:
+    """Why a verb that wants a capture cannot have this one; a source has to be lifted first."""
+    for _, source in () if reader else SOURCES.items():
+        if source.sniff(path):
+            what = source.describe(path) if source.describe else source.layout
             return CaptureError(
-                f"photos without camera poses (in {folder.name})",
+                f"{what}: not a capture yet",
                 where=path,
-                hint="find the poses first, e.g. colmap automatic_reconstructor "
-                f"--image_path {folder} --workspace_path {path}",
+                hint=f"run fit3d lift {shlex.quote(str(path))}, which makes it one",
             )
-    layouts = "; ".join(entry.layout for _, entry in READERS.items())
-    return CaptureError("not a capture", where=path, hint=f"expected one of: {layouts}")
+    return not_understood(path, reader)
+
+
+def not_understood(path: Path, reader: str = "") -> CaptureError:
+    """The error for a path that no reader and no source knows."""
+    if not path.exists():
+        return CaptureError("no such file or directory", where=path, hint="check the path")
+    if reader:
+        known = READERS.get(reader).layout if reader in READERS else SOURCES.get(reader).layout
+        return CaptureError(f"not laid out like {reader}", where=path, hint=f"expected {known}")
+    if path.is_file() and path.suffix.lower() in (*_PHOTOS, ".json", ".txt", ".bin"):
+        return CaptureError(
+            "a file, not a capture", where=path, hint=f"give the folder {path.parent}"
+        )
+    known = ", ".join(dict.fromkeys([*READERS.names(), *SOURCES.names()]))
+    return CaptureError(
+        f"neither a capture nor anything that becomes one ({_held(path)})",
+        where=path,
+        hint=f"known: {known} (--set lift.reader=NAME tells a layout)",
+    )
+
+
+def _held(path: Path) -> str:
+    """What a folder holds, in a few words."""
+    try:
+        names = sorted(p.name for p in path.iterdir()) if path.is_dir() else []
+    except OSError:
+        return "unreadable"
+    if path.is_file():
+        return f"a {path.suffix or 'nameless'} file"
+    shown = ", ".join(name[:24] for name in names[:2])
+    return (
+        f"holds {shown}{f' and {len(names) - 2} more' if len(names) > 2 else ''}"
+        if names
+        else ("an empty folder")
+    )
 
 
 def spread(capture: Capture, max_views: int) -> Capture:
@@ -195,8 +203,8 @@ def capture_digest(capture: Capture) -> str:
 
 
 def _view_record(view: View) -> list[object]:
-    lens = view.distortion
-    return [
+    lens, camera = view.distortion, view.depth_camera
+    record: list[object] = [
         view.name,
         *(_file_digest(path) for path in (view.image_path, view.depth_path, view.mask_path)),
         _rounded(view.viewmat.flatten().tolist()),
@@ -205,6 +213,13 @@ def _view_record(view: View) -> list[object]:
         None if lens is None else [lens.model, *_rounded(list(lens.params))],
         _rounded([view.depth_scale]),
     ]
+    # Absent where there is nothing to say: digests of older archives stay as they are.
+    if camera is not None:
+        numbers = [*camera.K.flatten().tolist(), *camera.photo_from_depth.flatten().tolist()]
+        record.append(["depth camera", *_rounded(numbers)])
+    if view.depth_unknown:
+        record.append(["depth unknown", *sorted(view.depth_unknown)])
+    return record
 
 
 def _rounded(values: list[float]) -> list[str]:

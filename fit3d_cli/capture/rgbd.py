@@ -1,11 +1,12 @@
-"""RGB-D frames in one folder, as 7-Scenes and the TSDF-fusion samples lay them out.
+"""RGB-D frames in one folder with registered depth, as the TSDF-fusion samples lay them out.
 
 ``intrinsics.txt`` (3x3 or 4x4 matrix of the colour picture, pixels), and per frame
 ``frame-NNNNNN.color.jpg`` (or ``.png``), ``frame-NNNNNN.pose.txt`` (4x4 camera to world, metres,
 OpenCV axes) and, where the sensor had any, ``frame-NNNNNN.depth.png`` (16 bit, millimetres along
 the optical axis, registered to the colour picture, 0 = unknown). Principal points are taken as
 they stand: calibrations of such sensors do not say where pixel centres lie, and half a pixel is
-below their accuracy.
+below their accuracy. 7-Scenes as published has the same file names, but no intrinsics and depth of
+another lens: see ``seven_scenes.py``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from fit3d_cli.capture.base import READERS, Capture, Reader, View
-from fit3d_cli.capture.files import RESTORE, intrinsics, invert_pose, read_text, stored_size
+from fit3d_cli.capture.files import invert_pose, read_matrix, read_pinhole, stored_size
+from fit3d_cli.capture.seven_scenes import is_sequence
 from fit3d_cli.errors import CaptureError
 
 _POSE = re.compile(r"(frame-\d+)\.pose\.txt")
@@ -25,11 +24,12 @@ _COLOR_SUFFIXES = (".color.jpg", ".color.png", ".color.jpeg")
 
 
 def sniff(path: Path) -> bool:
-    """Whether there is any ``frame-NNNNNN.pose.txt``."""
+    """Whether there is any ``frame-NNNNNN.pose.txt``, and it is not 7-Scenes as published."""
     try:
-        return any(_POSE.fullmatch(entry.name) for entry in path.iterdir())
+        names = {entry.name for entry in path.iterdir()}
     except OSError:
         return False
+    return any(map(_POSE.fullmatch, names)) and not is_sequence(names)
 
 
 def read(path: Path) -> Capture:
@@ -38,7 +38,7 @@ def read(path: Path) -> Capture:
     Raises:
         CaptureError: A file is missing or damaged.
     """
-    K = _read_intrinsics(path / "intrinsics.txt")
+    K = read_pinhole(path / "intrinsics.txt")
     present = {entry.name for entry in path.iterdir()}
     usual = next((s for s in _COLOR_SUFFIXES if any(name.endswith(s) for name in present)),
                  _COLOR_SUFFIXES[0])  # fmt: skip
@@ -60,7 +60,7 @@ def read(path: Path) -> Capture:
             View(
                 name=name,
                 image_path=path / name,
-                viewmat=invert_pose(_read_matrix(path / f"{stem}.pose.txt", (4,))),
+                viewmat=invert_pose(read_matrix(path / f"{stem}.pose.txt", (4,))),
                 K=K.clone(),
                 width=width,
                 height=height,
@@ -71,36 +71,6 @@ def read(path: Path) -> Capture:
     unposed = sum(name.endswith(_COLOR_SUFFIXES) and name not in posed for name in present)
     dropped = {"no pose file": unposed} if unposed else {}
     return Capture(path.name, path, "rgbd", tuple(views), metric=True, dropped=dropped)
-
-
-def _read_intrinsics(path: Path) -> Tensor:
-    matrix = _read_matrix(path, (3, 4))
-    K = matrix[:3, :3]
-    rest = K - intrinsics(float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
-    if not bool((rest.abs() <= 1e-6 * K.abs().max()).all()):
-        raise CaptureError(
-            "not a pinhole matrix [fx 0 cx; 0 fy cy; 0 0 1]", where=path, hint=RESTORE
-        )
-    return K.clone()
-
-
-def _read_matrix(path: Path, sides: tuple[int, ...]) -> Tensor:
-    """A square matrix of numbers; inf and nan are legal here and handled by the caller."""
-    words = read_text(path, 1 << 16).replace(",", " ").split()
-    side = round(len(words) ** 0.5)
-    if side not in sides or side * side != len(words):
-        raise CaptureError(
-            f"{len(words)} numbers, expected {' or '.join(f'{s}x{s}' for s in sides)}",
-            where=path,
-            hint=RESTORE,
-        )
-    values = []
-    for word in words:
-        try:
-            values.append(float("nan" if "#" in word else word))  # "-1.#IND" is Windows' NaN
-        except ValueError as error:
-            raise CaptureError(f"{word!r} is no number", where=path, hint=RESTORE) from error
-    return torch.tensor(values, dtype=torch.float64).reshape(side, side)
 
 
 READERS.add(

@@ -32,8 +32,8 @@ def table(out: TextIO, report: Report, *, every: bool) -> None:
         report: What was measured.
         every: All metrics, not only those that the task is judged by.
     """
-    from fit3d_cli.comparing.metrics import metric, ordered, shown_first
-    from fit3d_cli.comparing.verdict import all_names, comparisons, reference_row, task_title
+    from fit3d_cli.pages.metrics import metric, ordered, shown_first
+    from fit3d_cli.pages.verdict import all_names, comparisons, reference_row, task_title
 
     names = ordered(report.task, all_names(report))
     chosen = names if every else shown_first(report.task, names) or names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import inspect
 import json
@@ -19,6 +20,7 @@ import typer
 from fit3d_cli.errors import CaptureError, Fit3dError
 
 if TYPE_CHECKING:
+    from fit3d_cli.commands._estimate import Estimate
     from fit3d_cli.config import Resolved
     from fit3d_cli.progress import OnEvent
 
@@ -94,7 +96,7 @@ def _parameters() -> list[inspect.Parameter]:
         verbose: Annotated[
             int,
             typer.Option(
-                "-v", "--verbose", count=True, help="Log more; -vv for everything.",
+                "-v", "--verbose", count=True, help="Log more, with times; -vv for everything.",
                 rich_help_panel=PANEL, show_default=False,
             ),
         ] = 0,
@@ -152,8 +154,10 @@ class Run:
 
         return resolve(self.verb, profile=self.profile, sets=self.sets, flags=flags)
 
-    def show_settings(self, resolved: Resolved, inputs: Mapping[str, Any]) -> None:
-        """The answer to ``--dry-run``."""
+    def show_settings(
+        self, resolved: Resolved, inputs: Mapping[str, Any], estimate: Estimate | None = None
+    ) -> None:
+        """The answer to ``--dry-run``: settings, what else is known, what it would take."""
         from fit3d_cli.commands import _show
 
         common = {
@@ -171,21 +175,29 @@ class Run:
                     "inputs": plain,
                     "common": common,
                     "settings": resolved.to_dict(),
+                    **({"estimate": estimate.to_dict()} if estimate else {}),
                 }
             )
         else:
-            _show.settings(self.out, resolved, {**plain, **common})
+            told = estimate.told(self.workspace) if estimate else {}
+            _show.settings(self.out, resolved, {**plain, **common, **told})
 
     def emit(self, data: Mapping[str, Any]) -> None:
         """Write the one JSON object of ``--json``; NaN and infinity become null."""
         self.out.write(json.dumps(_plain(data), allow_nan=False, ensure_ascii=False) + "\n")
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[OnEvent]:
-        """A listener that shows progress on stderr for the length of a block."""
-        from fit3d_cli.commands import _show
+    def progress(self, stages: Sequence[str] = ()) -> Iterator[OnEvent]:
+        """A listener that shows progress on stderr for the length of a block.
 
-        with _show.progress(sys.stderr, quiet=self.quiet) as listener:
+        Args:
+            stages: How the names of the verb's stages end, in order, where they are known.
+        """
+        from fit3d_cli.commands import _watch
+
+        with _watch.watch(
+            sys.stderr, quiet=self.quiet, verbose=self.verbose, stages=stages
+        ) as listener:
             yield listener
 
     def workspace_option(self) -> str:
@@ -289,7 +301,17 @@ def require(paths: Sequence[Path], *, hint: str, error: type[Fit3dError] = Captu
     """
     for path in paths:
         if not path.exists():
-            raise error("no such file or directory", where=path, hint=hint)
+            raise error("no such file or directory", where=path, hint=_nearest(path) or hint)
+
+
+def _nearest(path: Path) -> str:
+    """A name in the same folder that may have been meant."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+    return f"did you mean {path.parent / near[0]}?" if near else ""
 
 
 def _plain(value: Any) -> Any:

@@ -1,32 +1,20 @@
-"""Tables on stdout and progress on stderr: with app.py, the only rich code."""
+"""Tables on stdout; with ``_watch.py`` and app.py, the only rich code."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
 from rich.table import Table
 
-from fit3d_cli.progress import Progress, ignore
-
 if TYPE_CHECKING:
-    from fit3d_cli.config import Resolved
-    from fit3d_cli.progress import OnEvent
+    from pathlib import Path
 
-LINE_EVERY = 10.0
+    from fit3d_cli.config import Resolved
+
 PLAIN_WIDTH = 160
+SHOWN_FILES = 12
 
 
 class _Console(Console):
@@ -58,6 +46,15 @@ def table(
     console(out).print(grid)
 
 
+def files(out: TextIO, name: str, paths: Sequence[Path]) -> None:
+    """A list of files; of many in one folder the first and how many more."""
+    if len(paths) > SHOWN_FILES:
+        table(out, (name,), [(paths[0],)])
+        out.write(f"... and {len(paths) - 1} more in {paths[0].parent}\n")
+    elif paths:
+        table(out, (name,), [(path,) for path in paths])
+
+
 def cell(value: Any) -> str:
     """A table cell: floats to four digits, None as a dash."""
     if value is None:
@@ -81,78 +78,3 @@ def settings(out: TextIO, resolved: Resolved, facts: Mapping[str, Any]) -> None:
         pairs = [(k, " ".join(v) if isinstance(v, list) else v) for k, v in facts.items()]
         table(out, ("also", "value"), [(k, v if v not in ("", None) else "-") for k, v in pairs])
     out.write("Nothing was done (--dry-run).\n")
-
-
-@contextlib.contextmanager
-def progress(err: TextIO, *, quiet: bool) -> Iterator[OnEvent]:
-    """A listener: a live bar on a terminal, sparse lines otherwise, nothing when quiet."""
-    if quiet:
-        yield ignore
-    elif err.isatty():
-        with _bars(err) as bars:
-            yield _Live(bars)
-    else:
-        yield _Lines(err)
-
-
-def _bars(err: TextIO) -> Bars:
-    return Bars(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console(err),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=True,
-        refresh_per_second=4,
-    )
-
-
-class _Live:
-    """One live bar; a finished stage leaves one line behind."""
-
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
-        self._stage = ""
-        self._task = TaskID(0)
-
-    def __call__(self, event: Progress) -> None:
-        total = event.total or None
-        if event.stage != self._stage:
-            if self._stage:
-                self._bars.remove_task(self._task)
-            self._stage = event.stage
-            self._task = self._bars.add_task(event.stage, total=total, note=event.note)
-        self._bars.update(self._task, completed=event.done, total=total, note=event.note)
-        if event.total and event.done >= event.total:
-            elapsed = self._bars.tasks[-1].elapsed or 0.0
-            self._bars.console.print(f"{_line(event)}  {elapsed:.1f} s")
-            self._bars.remove_task(self._task)
-            self._stage = ""
-
-
-class _Lines:
-    """A line when a stage starts or ends, and at most every ten seconds in between."""
-
-    def __init__(self, err: TextIO) -> None:
-        self._err = err
-        self._stage = ""
-        self._last = 0.0
-
-    def __call__(self, event: Progress) -> None:
-        now = time.monotonic()
-        ended = bool(event.total) and event.done >= event.total
-        if event.stage == self._stage and not ended and now - self._last < LINE_EVERY:
-            return
-        self._stage = "" if ended else event.stage
-        self._last = now
-        self._err.write(_line(event) + "\n")
-        self._err.flush()
-
-
-def _line(event: Progress) -> str:
-    count = f"{event.done}/{event.total}" if event.total else str(event.done)
-    return f"{event.stage}  {count}  {event.note}".rstrip()

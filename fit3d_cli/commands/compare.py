@@ -73,6 +73,7 @@ def compare(
     if run.as_json:
         run.emit(
             {
+                "page": result.page,
                 "report": result.page,
                 "base": result.base,
                 "tuned": result.tuned,
@@ -100,7 +101,10 @@ def compare(
     _show.table(run.out, ("picture", "cosine to base", "length ratio", "file"), rows)
     for remark in result.remarks:
         run.out.write(f"note: {remark}\n")
-    run.out.write(f"report: {result.page}\n")
+    run.out.write(f"page: {result.page}\n")
+    model = run.workspace / "models" / result.tuned
+    if model.is_dir():
+        run.hint(f"fit3d export {shlex.quote(str(model))} --to onnx  (or transformers)")
 
 
 def _check(chosen: list[str], tuned: Path | None) -> None:

@@ -176,6 +176,6 @@ def _print(
     for report in reports:
         run.out.write("\n")
         _figures.table(run.out, report, every=False)
-    run.out.write(f"\npictures: {pictures}\nreport: {page}\n")
+    run.out.write(f"\npictures: {pictures}\npage: {page}\n")
     run.out.write(f"done in {seconds:.0f} s; rooms are a demonstration, not a benchmark\n")
     run.hint("fit3d lift YOUR_CAPTURE --backbone dinov2-small  (COLMAP, transforms.json or RGB-D)")

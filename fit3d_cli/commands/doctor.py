@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import importlib.metadata
 import platform
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +17,18 @@ import typer
 
 from fit3d_cli.commands._options import Run
 from fit3d_cli.errors import Fit3dError
+from fit3d_cli.settings import LiftBackboneSettings
 
 MIN_FREE = 2 << 30  # a scene archive and the token cache of a few hundred views
+MIN_MEMORY = 4 << 30
+# Extra, its packages as pip names them, and what does not work without them.
+EXTRAS = (
+    ("view", ("viser",), "fit3d viz SCENE.f3d has no viewer, only --sheet"),
+    ("sfm", ("pycolmap",), "photos and videos without poses cannot be lifted"),
+    ("language", ("open-clip-torch",), "no queries in words"),
+    ("onnx", ("onnx", "onnxruntime", "onnxscript"), "no export --to onnx"),
+    ("hf", ("transformers",), "no export --to transformers"),
+)
 MARKS = {"ok": "✔", "note": "!", "broken": "✘"}
 
 
@@ -50,11 +62,11 @@ def doctor(run: Run) -> None:
     else:
         for check in checks:
             remedy = f" - {check.remedy}" if check.remedy else ""
-            run.out.write(f"{MARKS[check.state]} {check.name:<11} {check.found}{remedy}\n")
+            run.out.write(f"{MARKS[check.state]} {check.name:<12} {check.found}{remedy}\n")
         run.out.write("ready\n" if ready else "not ready: see the lines marked ✘\n")
     if not ready:
         raise typer.Exit(3)
-    run.hint("fit3d lift DIR, where DIR holds your posed photos")
+    run.hint("fit3d lift DIR, where DIR holds your photos; or fit3d demo")
 
 
 def examine(workspace: Path, device: str) -> Iterator[Check]:
@@ -64,14 +76,19 @@ def examine(workspace: Path, device: str) -> Iterator[Check]:
         ("torch", _torch, "pip install torch"),
         ("kernels", _kernels, "reinstall fit3d where a C++17 compiler is at hand"),
         ("timm", _timm, "pip install timm"),
+        ("torchvision", _torchvision, "pip install 'torchvision'"),
         ("gsplat", _gsplat, "pip install gsplat"),
         ("ffmpeg", _ffmpeg, "pip install imageio-ffmpeg"),
     ):
         yield _guarded(name, look, remedy)
     yield _cuda(device)
-    yield _pycolmap()
+    yield from _toolchain()
+    for extra, packages, what in EXTRAS:
+        yield _extra(extra, packages, what)
+    yield _memory()
     yield _disk(workspace)
     yield _writable(workspace)
+    yield _weights()
 
 
 def _guarded(name: str, look: Callable[[], str], remedy: str) -> Check:
@@ -101,11 +118,19 @@ def _kernels() -> str:
 
 
 def _timm() -> str:
-    from fit3d_cli.backbones.torchvision_shim import allow_broken_torchvision, import_timm
+    from fit3d_cli.backbones.torchvision_shim import import_timm
 
-    found = str(import_timm().__version__)
+    return str(import_timm().__version__)
+
+
+def _torchvision() -> str:
+    from fit3d_cli.backbones.torchvision_shim import allow_broken_torchvision
+
     worked_around = allow_broken_torchvision()
-    return f"{found} (beside a torchvision without operators)" if worked_around else found
+    found = importlib.metadata.version("torchvision")
+    if worked_around:
+        return f"{found}, built for another torch: its operators are absent, fit3d does without"
+    return found
 
 
 def _gsplat() -> str:
@@ -135,21 +160,134 @@ def _cuda(device: str) -> Check:
         return Check("cuda", "broken", str(error))
 
 
-def _pycolmap() -> Check:
-    if importlib.util.find_spec("pycolmap"):
-        return Check("pycolmap", "ok", "present")
-    found = "absent: captures without points or depth start at random"
-    return Check("pycolmap", "note", found, "pip install 'fit3d[sfm]'")
+def _toolchain() -> Iterator[Check]:
+    """Driver, torch's CUDA and nvcc: told only where there is a sign of an NVIDIA GPU."""
+    try:
+        import torch
+    except ImportError:
+        return  # told already
+    driver, nvcc, built = _driver(), _nvcc(), str(torch.version.cuda or "")
+    if driver and not built:
+        yield Check(
+            "cuda torch", "note", f"driver {driver}, but torch is a CPU build",
+            "pip install --force-reinstall torch (a CUDA build, see pytorch.org/get-started)",
+        )  # fmt: skip
+    if driver and built and not torch.cuda.is_available():
+        yield Check(
+            "driver", "note", f"{driver}, and torch for CUDA {built} sees no device",
+            "look at nvidia-smi and CUDA_VISIBLE_DEVICES, or renew the driver",
+        )  # fmt: skip
+    if driver and not nvcc:
+        yield Check(
+            "nvcc", "note", "absent: our CUDA kernels can only be built with it",
+            "install the CUDA toolkit, then pip install --force-reinstall --no-deps fit3d",
+        )  # fmt: skip
+    if nvcc:
+        same = not built or nvcc.split(".")[0] == built.split(".")[0]
+        found = nvcc if same else f"{nvcc}, torch is built for CUDA {built}"
+        remedy = "" if same else f"install the CUDA {built} toolkit if the kernels do not load"
+        yield Check("nvcc", "ok" if same else "note", found, remedy)
 
 
-def _existing(path: Path) -> Path:
+def _driver() -> str:
+    """Version of the NVIDIA driver, or an empty string."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text("utf-8")
+    except OSError:
+        return ""
+    found = re.search(r"Module\s+([\d.]+)", text) or re.search(r"(\d+\.\d[\d.]*)", text)
+    return found[1] if found else "present"
+
+
+def _nvcc() -> str:
+    """Version of the CUDA compiler, or an empty string."""
+    program = shutil.which("nvcc")
+    if program is None:
+        return ""
+    try:
+        told = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"release ([\d.]+)", told)
+    return found[1] if found else "present"
+
+
+def _extra(extra: str, packages: tuple[str, ...], what: str) -> Check:
+    """Whether the packages of an extra are installed; they are not imported."""
+    found, missing = [], []
+    for package in packages:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(package)
+    if not missing:
+        return Check(extra, "ok", ", ".join(found))
+    absent = f"no {', '.join(missing)}: {what}"
+    return Check(extra, "note", absent, f"pip install 'fit3d[{extra}]'")
+
+
+def _memory() -> Check:
+    free = free_memory()
+    if free is None:
+        return Check("memory", "note", "unknown on this system")
+    found = f"{free / (1 << 30):.1f} GiB free"
+    if free >= MIN_MEMORY:
+        return Check("memory", "ok", found)
+    return Check(
+        "memory", "note", found, "close other programs, or use --profile quick and fewer views"
+    )
+
+
+def free_memory() -> int | None:
+    """Bytes that a program may take without swapping; None where nobody says.
+
+    A control group's limit, as containers have it, counts if it is lower.
+    """
+    free: int | None = None
+    try:
+        text = Path("/proc/meminfo").read_text("utf-8")
+        found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+        free = int(found[1]) << 10 if found else None
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text("utf-8").strip()
+        used = int((group / "memory.current").read_text("utf-8"))
+        if limit.isdigit():
+            left = max(int(limit) - used, 0)
+            free = left if free is None else min(free, left)
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def _weights() -> Check:
+    """Whether the default backbone must be downloaded, and where downloads go."""
+    try:
+        from fit3d_cli.backbones.facts import model_facts
+
+        facts = model_facts(LiftBackboneSettings().name)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return Check("weights", "note", reason, "name a file with --weights")
+    size = f"{facts.bytes / 1e6:.0f} MB, {facts.licence}"
+    if facts.where != "download":
+        return Check("weights", "ok", f"{facts.name} ({size}) is in {facts.folder}")
+    return Check(
+        "weights", "note",
+        f"{facts.name} is not in {facts.folder}: about {size}, downloaded at first use",
+        f"offline: copy {facts.repository} there, use --weights FILE, or --backbone room-tiny",
+    )  # fmt: skip
+
+
+def existing(path: Path) -> Path:
     """The nearest directory that is there already."""
     path = path.absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _disk(workspace: Path) -> Check:
-    free = shutil.disk_usage(_existing(workspace)).free
+    free = shutil.disk_usage(existing(workspace)).free
     found = f"{free / (1 << 30):.1f} GiB free for {workspace}"
     if free >= MIN_FREE:
         return Check("disk", "ok", found)
@@ -161,7 +299,7 @@ def _writable(workspace: Path) -> Check:
 
     try:
         # An existing ancestor stands for a workspace that is not there yet: nothing is made.
-        require_writable(_existing(workspace))
+        require_writable(existing(workspace))
     except Fit3dError as error:
         return Check("workspace", "broken", error.what, error.hint)
     return Check("workspace", "ok", f"{workspace} is writable")

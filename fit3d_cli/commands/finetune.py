@@ -59,7 +59,10 @@ def finetune(
     require(archives, hint="name .f3d archives that fit3d lift wrote", error=ArchiveError)
     require(captures or [], hint="name the folder of the photos with --captures")
     if run.dry_run:
-        run.show_settings(resolved, {"scenes": archives, "captures": captures or []})
+        from fit3d_cli.commands._estimate import estimate_finetune
+
+        estimate = estimate_finetune(run, resolved.settings.finetune, archives)
+        run.show_settings(resolved, {"scenes": archives, "captures": captures or []}, estimate)
         return
 
     from fit3d_cli.commands import _show

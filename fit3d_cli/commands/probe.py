@@ -75,8 +75,8 @@ def probe(
             on_event=on_event,
         )
     if run.as_json:
-        run.emit({**probed.report.to_dict(), "path": probed.path})
+        run.emit({**probed.report.to_dict(), "path": probed.path, "page": probed.page})
     else:
         _figures.show(run.out, probed.report, every=run.verbose > 0)
-        run.out.write(f"report: {probed.path}\n")
+        run.out.write(f"report: {probed.path}\npage: {probed.page}\n")
     run.hint(f"fit3d compare{run.workspace_option()}")

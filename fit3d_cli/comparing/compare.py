@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +10,26 @@ from typing import Any
 
 import torch
 
+from fit3d_cli.capture.photos import Photos, photos_of_path
 from fit3d_cli.comparing.inputs import (
-    Photos,
     load_reports,
-    photos_of_path,
     photos_of_scene,
     photos_of_workspace,
     scene_rows,
 )
-from fit3d_cli.comparing.look import file_names
-from fit3d_cli.comparing.models import load_pair, load_two
+from fit3d_cli.comparing.models import Pair, load_pair, load_two
 from fit3d_cli.comparing.page import PageFacts, write_report
 from fit3d_cli.comparing.pictures import FeaturePicture, compare_pictures
-from fit3d_cli.comparing.sections import flat_settings
-from fit3d_cli.comparing.verdict import summary_rows
+from fit3d_cli.comparing.views import heldout_views
 from fit3d_cli.device import resolve_device
 from fit3d_cli.images import save_png
+from fit3d_cli.pages.reproduce import machine, probe_command
+from fit3d_cli.pages.verdict import summary_rows, task_title
 from fit3d_cli.progress import OnEvent, ignore
 from fit3d_cli.report import Report
 from fit3d_cli.settings import CompareSettings
 from fit3d_cli.storage import require_writable
+from fit3d_cli.viz.sharing import file_names
 from fit3d_cli.workspace import Workspace
 
 
@@ -108,14 +107,24 @@ def compare(
     for file, picture in zip(files, pictures, strict=True):
         save_png(file, picture.sheet())
     reports, about_reports = load_reports(home.reports_dir, pair)
-    scenes, about_scenes = scene_rows(home.scene_paths())
-    remarks = (*pair.remarks, *remarks, *about_reports, *about_scenes)
+    scenes, lifted, about_scenes = scene_rows(home.scene_paths())
+    views, about_views = heldout_views(
+        _subject_scenes(subjects, home), pair.base, pair.tuned, home,
+        captures=captures, on_event=on_event,
+    )  # fmt: skip
+    cautions = (*pair.remarks, *(f"{task_title(r)}: {c}." for r in reports for c in r.cautions))
+    remarks = (*remarks, *about_reports, *about_scenes, *about_views)
     facts = PageFacts(
         base=pair.base.name,
         tuned=pair.tuned.name,
         scenes=scenes,
+        views=views,
+        history=pair.history,
         settings=differences or {},
-        commands=(*commands(reports), command),
+        lift=lifted,
+        finetune=pair.settings,
+        commands=(*_probes(reports, pair), command),
+        cautions=cautions,
         remarks=remarks,
         facts={
             "base weights": pair.base.weights_sha256[:12],
@@ -123,12 +132,13 @@ def compare(
             "seed": str(seed),
             "torch": torch.__version__,
             "Python": platform.python_version(),
+            "on": machine(torch.device(target)),
         },
     )
     page = write_report(out / "index.html", reports, pictures, facts)
     return Compared(
         page, files, pictures, pair.base.name, pair.tuned.name,
-        tuple(summary_rows(reports)), remarks,
+        tuple(summary_rows(reports)), (*cautions, *remarks),
     )  # fmt: skip
 
 
@@ -143,13 +153,18 @@ def _photos(
     return photos_of_path(path).spread(count), ()
 
 
-def commands(reports: Sequence[Report]) -> list[str]:
-    """The command lines that make these reports again."""
-    lines = []
-    for report in reports:
-        words = ["fit3d", "probe", report.task, report.dataset]
-        for key, value in flat_settings(report.settings).items():
-            words += ["--set", f"{key if key.startswith('probe.') else f'probe.{key}'}={value}"]
-        words += ["--seed", str(report.seed)] if report.seed else []
-        lines.append(shlex.join(words))
-    return lines
+def _subject_scenes(subjects: Sequence[str], workspace: Workspace) -> list[Path]:
+    """Scenes whose held-out views are looked at: the one that is named, or the workspace's."""
+    if len(subjects) == 1:
+        path = Path(subjects[0])
+        return [path] if path.suffix.lower() == ".f3d" else []
+    return workspace.scene_paths()
+
+
+def _probes(reports: Sequence[Report], pair: Pair) -> list[str]:
+    """The command lines that make these reports again, with the tuned model named."""
+    name = pair.tuned.name if pair.settings else ""
+    return [
+        probe_command(r, {"--tuned": name} if any(row.model == "tuned" for row in r.rows) else {})
+        for r in reports
+    ]

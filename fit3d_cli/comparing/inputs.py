@@ -4,69 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fit3d_cli.archive import describe, read_archive
-from fit3d_cli.capture.base import READERS
+from fit3d_cli.capture.photos import Photos
 from fit3d_cli.capture.read import read_capture
 from fit3d_cli.comparing.models import Pair
-from fit3d_cli.comparing.verdict import task_title
 from fit3d_cli.errors import ArchiveError, Fit3dError, ImageError, SettingsError
 from fit3d_cli.report import Report
 from fit3d_cli.workspace import Workspace
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _DIGEST = re.compile(r"weights sha256 ([0-9a-f]{12})")
-
-
-@dataclass(frozen=True)
-class Photos:
-    """Pictures to look at.
-
-    Attributes:
-        paths: Files.
-        names: What to call them.
-        groups: The scene of each, or empty when all belong together.
-    """
-
-    paths: tuple[Path, ...]
-    names: tuple[str, ...]
-    groups: tuple[str, ...] = ()
-
-    def spread(self, count: int) -> Photos:
-        """At most ``count`` of them, evenly spread."""
-        if len(self.paths) <= count:
-            return self
-        picks = [(2 * i + 1) * len(self.paths) // (2 * count) for i in range(count)]
-        return Photos(
-            tuple(self.paths[i] for i in picks),
-            tuple(self.names[i] for i in picks),
-            tuple(self.groups[i] for i in picks) if self.groups else (),
-        )
-
-
-def photos_of_path(path: Path) -> Photos:
-    """A picture, the photos of a capture, or all pictures of a folder, by name.
-
-    Raises:
-        ImageError: No such file, or no picture in the folder.
-        CaptureError: A capture that cannot be read.
-    """
-    if path.is_file():
-        return Photos((path,), (path.name,))
-    if not path.is_dir():
-        raise ImageError("no such picture or folder", where=path, hint="check the path")
-    if any(entry.sniff(path) for _, entry in READERS.items()):
-        views = read_capture(path).views
-        return Photos(tuple(v.image_path for v in views), tuple(v.name for v in views))
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
-    if not files:
-        raise ImageError(
-            "no picture in this folder", where=path, hint=f"expected {', '.join(SUFFIXES)} files"
-        )
-    return Photos(tuple(files), tuple(f.name for f in files))
 
 
 def photos_of_scene(archive: Path, workspace: Workspace, captures: Path | None = None) -> Photos:
@@ -152,7 +101,7 @@ def load_reports(directory: Path, pair: Pair) -> tuple[tuple[Report, ...], tuple
             without is taken for the workspace's own pair only.
 
     Returns:
-        The reports, their cautions, and remarks on those that were left out.
+        The reports, and remarks on those that were left out.
     """
     reports: list[Report] = []
     remarks: list[str] = []
@@ -167,19 +116,22 @@ def load_reports(directory: Path, pair: Pair) -> tuple[tuple[Report, ...], tuple
         measured = set(_DIGEST.findall(" ".join(report.notes)))
         if measured <= wanted if measured else pair.own:
             reports.append(report)
-            remarks += [f"{task_title(report)}: {caution}." for caution in report.cautions]
         else:
             remarks.append(f"Left out {path.name}: it measured other models.")
     return tuple(reports), tuple(remarks)
 
 
-def scene_rows(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+def scene_rows(
+    paths: Sequence[Path],
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]], tuple[str, ...]]:
     """``name``, ``gaussians`` and the measured figures of archives.
 
     Returns:
-        One row per readable archive, and remarks on the others.
+        One row per readable archive, by name the ``lift`` settings that differ from the defaults,
+        and remarks on the archives that cannot be read.
     """
     rows: list[dict[str, Any]] = []
+    settings: dict[str, dict[str, Any]] = {}
     remarks: list[str] = []
     for path in paths:
         try:
@@ -188,4 +140,7 @@ def scene_rows(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], tuple[str, 
             remarks.append(f"Left out {path.name}: {error.what}.")
             continue
         rows.append({"name": told["name"], "gaussians": told["gaussians"], **told["metrics"]})
-    return rows, tuple(remarks)
+        recorded = told["provenance"].get("settings")
+        if isinstance(recorded, dict):
+            settings[told["name"]] = recorded
+    return rows, settings, tuple(remarks)

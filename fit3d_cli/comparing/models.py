@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from fit3d_cli.archive import read_manifest
 from fit3d_cli.backbones.export import read_provenance
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.comparing.history import History, read_history
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.settings import BackboneSettings, LiftBackboneSettings
 from fit3d_cli.workspace import Workspace
@@ -25,12 +26,16 @@ class Pair:
         tuned: The second one.
         own: Whether the second is the workspace's newest tuned model and the first its base.
         remarks: What a reader must know.
+        settings: By name of a tuned model, its ``finetune`` settings that differ from the defaults.
+        history: Curves of the second model's training, where they were kept.
     """
 
     base: Backbone
     tuned: Backbone
     own: bool
     remarks: tuple[str, ...] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    history: History | None = None
 
 
 def load_pair(
@@ -61,7 +66,8 @@ def load_pair(
             f"The weights of {base.name} are not those that {second.name} started from: name "
             "their file with --weights.",
         )
-    return Pair(base, second, _is_newest(directory, workspace), remarks)
+    own = _is_newest(directory, workspace)
+    return Pair(base, second, own, remarks, *_training(Path(directory)))
 
 
 def load_two(
@@ -81,7 +87,11 @@ def load_two(
     """
     named = BackboneSettings(name=first, weights=weights)
     base = load_base(workspace, named, {}, device=device)
-    return Pair(base, load_backbone(model_name(second, workspace), device=device), own=False)
+    directory = model_name(second, workspace)
+    tuned = load_backbone(directory, device=device)
+    before, _ = _training(Path(model_name(first, workspace)))
+    after, history = _training(Path(directory))
+    return Pair(base, tuned, own=False, settings={**before, **after}, history=history)
 
 
 def load_base(
@@ -118,6 +128,17 @@ def _origin(directory: Path) -> dict[str, Any]:
     record = read_provenance(directory)
     base = record.get("base")
     return base if isinstance(base, dict) else {"name": record.get("backbone")}
+
+
+def _training(directory: Path) -> tuple[dict[str, dict[str, Any]], History | None]:
+    """Settings and history of a model that ``finetune`` made; nothing of any other."""
+    if not directory.is_dir():
+        return {}, None
+    record = read_provenance(directory)
+    settings = record.get("settings")
+    if not isinstance(settings, dict) or "plan" not in record:
+        return {}, None
+    return {directory.name: settings}, read_history(directory, str(record["plan"]))
 
 
 def model_name(name: str, workspace: Workspace) -> str:

@@ -1,26 +1,26 @@
-"""One self-contained HTML page: verdict, tables, pictures, and how to get them again."""
+"""The page of ``compare``: verdict, figures, curves, features, scenes, and how to repeat it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fit3d_cli import __version__
 from fit3d_cli.comparing import sections
-from fit3d_cli.comparing.cards import picture_card
-from fit3d_cli.comparing.html import Markup, el, inline, json_block, render, without_paths
+from fit3d_cli.comparing.cards import picture_card, worst_first
+from fit3d_cli.comparing.history import History
 from fit3d_cli.comparing.pictures import FeaturePicture
-from fit3d_cli.comparing.verdict import summary_rows
+from fit3d_cli.comparing.views import ViewScore, view_cards
+from fit3d_cli.pages.html import Markup, el, name, without_paths
+from fit3d_cli.pages.measured import report_card
+from fit3d_cli.pages.page import MAX_BYTES, Page, build, commands, remarks, section
+from fit3d_cli.pages.verdict import summary_rows
 from fit3d_cli.report import Report
 from fit3d_cli.storage import write_text
 
-SCHEMA = 2
-MAX_BYTES = 4_500_000
-# The browser itself refuses anything that is not in the file.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,27 @@ class PageFacts:
         tuned: Name of the second model.
         scenes: Per scene ``name``, ``gaussians``, ``psnr_heldout``, ``feature_cosine_heldout``,
             ``seconds``, as far as known.
-        settings: Settings that differ from the defaults.
+        views: Held-out views of the scenes, rendered.
+        history: Curves of the tuned model.
+        settings: Settings of this command that differ from the defaults.
+        lift: The same of each scene.
+        finetune: The same of each tuned model.
         commands: Shell commands that make the page again.
-        remarks: What a reader must know, e.g. reports that could not be read.
+        cautions: What questions the figures themselves.
+        remarks: What else a reader must know, e.g. reports that could not be read.
         facts: Further names and values for the footer, e.g. versions.
     """
 
     base: str = "base"
     tuned: str = "tuned"
     scenes: Sequence[Mapping[str, Any]] = ()
+    views: Sequence[ViewScore] = ()
+    history: History | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    lift: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    finetune: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     commands: Sequence[str] = ()
+    cautions: Sequence[str] = ()
     remarks: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
 
@@ -58,7 +68,8 @@ def write_report(
     Args:
         path: The ``.html`` file.
         reports: Probe results, in the order to show.
-        pictures: Feature pictures; those beyond ``MAX_BYTES`` are left out and counted.
+        pictures: Feature pictures, shown worst first; those beyond ``MAX_BYTES`` are left out and
+            counted.
         facts: Everything else.
 
     Returns:
@@ -77,93 +88,68 @@ def build_page(
     facts: PageFacts,
 ) -> str:
     """The page of ``write_report`` as text."""
-    base, tuned = without_paths(facts.base), without_paths(facts.tuned)
-    cards, left_out = _within_budget(pictures)
-    body = [
-        el(
-            "header",
-            el("p", "fit3d compare", class_="kind"),
-            el("h1", tuned, el("span", " against ", class_="versus"), base),
-            class_="page",
-        ),
-        el(
-            "main",
-            _section("Verdict", sections.verdict(reports, pictures), card=True),
-            [el("p", without_paths(remark), class_="small soft") for remark in facts.remarks],
-            _section("Measurements", [sections.report_card(r) for r in reports]),
-            _section("Features", _feature_notes(cards, left_out)),
-            _section(
-                "Scenes", [sections.scenes_table(facts.scenes)] if facts.scenes else [], card=True
-            ),
-            _section(
-                "Settings that differ from the defaults",
-                [sections.settings_table(facts.settings)] if facts.settings else [],
-                card=True,
-            ),
-            _section("Reproduce", _commands(facts.commands)),
-        ),
-        el(
-            "footer",
-            " · ".join(
-                [f"fit3d {__version__}"]
-                + [f"{name} {without_paths(value)}" for name, value in facts.facts.items()]
-            ),
-            class_="page",
-        ),
-        json_block("fit3d-compare", _data(reports, pictures, facts)),
-        inline("script", _asset("page.js")),
-    ]  # fmt: skip
-    head = [
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("title", f"{tuned} against {base} – fit3d"),
-        inline("style", _asset("page.css")),
-    ]
-    html = el("html", el("head", head), el("body", body), lang="en")
-    return f"<!doctype html>\n{render(html)}\n"
+    views = view_cards(facts.views)
+    room = MAX_BYTES - sum(len(part.text) for part in views)
+    cards, left_out = _within(room, worst_first(pictures))
+    settings = sections.settings(facts.settings, facts.lift, facts.finetune)
+    return build(
+        Page(
+            kind="fit3d compare",
+            title=f"{without_paths(facts.tuned)} against {without_paths(facts.base)}",
+            heading=[name(facts.tuned), el("span", " against ", class_="versus"), name(facts.base)],
+            body=[
+                section(
+                    "Verdict",
+                    [*sections.verdict(reports, pictures), remarks(facts.cautions, caution=True),
+                     remarks(facts.remarks)],
+                    card=True,
+                ),
+                section("Measurements", [report_card(report) for report in reports]),
+                section("Training", sections.training(facts.history), card=True),
+                section("Features", _feature_notes(cards, left_out)),
+                section(
+                    "Scenes",
+                    [sections.scenes_table(facts.scenes)] if facts.scenes else [],
+                    card=True,
+                ),
+                section("Held-out views, worst first", views, card=True),
+                section("Settings that differ from the defaults", settings, card=True),
+                section("Reproduce", [commands(facts.commands)]),
+            ],
+            identity="fit3d-compare",
+            data=_data(reports, pictures, facts),
+            footer=facts.facts,
+        )
+    )  # fmt: skip
 
 
-def _section(title: str, parts: Sequence[Markup], *, card: bool = False) -> Markup | None:
-    if not parts:
-        return None
-    return el("section", el("h2", title), el("div", parts, class_="card") if card else list(parts))
-
-
-def _within_budget(
-    pictures: Sequence[FeaturePicture],
-) -> tuple[list[Markup], int]:
+def _within(room: int, pictures: Sequence[FeaturePicture]) -> tuple[list[Markup], int]:
+    """Cards of the first pictures that fit, and how many do not."""
     cards: list[Markup] = []
     size = 0
     for picture in pictures:
         card = picture_card(picture)
         size += len(card.text)
-        if size > MAX_BYTES:
-            return cards, len(pictures) - len(cards)
+        if size > room:
+            break
         cards.append(card)
-    return cards, 0
+    return cards, len(pictures) - len(cards)
 
 
 def _feature_notes(cards: Sequence[Markup], left_out: int) -> list[Markup]:
     if not cards:
         return []
-    notes = [
-        el(
-            "p",
-            "Drag a picture to change between the models. Both share their colours, and so do "
-            "photos of one scene: there, equal colours are equal features.",
-            class_="small soft",
-        )
-    ]  # fmt: skip
+    text = (
+        "Drag a picture, or use the arrow keys, to change between the models. Both share their "
+        "colours, and so do photos of one scene: there, equal colours are equal features. What "
+        "moved the most comes first."
+    )
+    notes = [el("p", text, class_="small soft")]
     if left_out:
         notes.append(
             el("p", f"{left_out} more beside this page as PNG files.", class_="small soft")
         )
     return [*notes, *cards]
-
-
-def _commands(commands: Sequence[str]) -> list[Markup]:
-    return [el("pre", "\n".join(without_paths(line) for line in commands))] if commands else []
 
 
 def _data(
@@ -180,12 +166,15 @@ def _data(
             {"name": p.name, "drift": asdict(p.drift) if p.drift else None} for p in pictures
         ],
         "scenes": [dict(scene) for scene in facts.scenes],
-        "settings": dict(facts.settings),
+        "views": [view.figures() for view in facts.views],
+        "history": asdict(facts.history) if facts.history else None,
+        "settings": {
+            "compare": dict(facts.settings),
+            "lift": dict(facts.lift),
+            "finetune": dict(facts.finetune),
+        },
         "commands": list(facts.commands),
+        "cautions": list(facts.cautions),
         "remarks": list(facts.remarks),
         "facts": dict(facts.facts),
     }
-
-
-def _asset(name: str) -> str:
-    return (resources.files("fit3d_cli.comparing") / name).read_text("utf-8")

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from fit3d_cli import viz
 from fit3d_cli.backbones.drift import Drift, token_drift
-from fit3d_cli.images import read_image, resize_image
+from fit3d_cli.backbones.looking import Tokeniser, photo_of, tokens_of
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.viz import Panel, PcaBasis
 from fit3d_cli.viz.clusters import Clusters
 from fit3d_cli.viz.panels import Picture
-
-T = TypeVar("T")
-
-
-class Tokeniser(Protocol):
-    """The part of a backbone that is needed here."""
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels per token side."""
-        ...
-
-    def tokens(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` in 0..1 to ``[B, h, w, C]``."""
-        ...
-
-    def input_size(self, width: int, height: int, target_width: int) -> tuple[int, int]:
-        """``(width, height)`` that the backbone sees."""
-        ...
+from fit3d_cli.viz.sharing import shared
 
 
 @dataclass(frozen=True)
@@ -179,60 +160,6 @@ def lenses(seen: Sequence[Sequence[Tensor]], *, clusters: int, seed: int) -> lis
     return [Lens(pca, found) for pca, found in zip(bases, groups, strict=True)]
 
 
-def shared(seen: Sequence[Sequence[Tensor]], fit: Callable[[list[Tensor]], T]) -> list[T]:
-    """Fit once for all models where their channels correspond, else once for each.
-
-    Args:
-        seen: For each model the token maps ``[h, w, C]``.
-        fit: Takes ``[M, C]`` rows, one tensor per model.
-
-    Returns:
-        One result per model.
-    """
-    groups = [torch.cat([tokens.flatten(0, 1) for tokens in maps]) for maps in seen]
-    if len({group.shape[1] for group in groups}) == 1:
-        return [fit(groups)] * len(groups)
-    return [fit([group]) for group in groups]
-
-
 def look(tokens: Tensor, lens: Lens) -> ModelView:
     """Tokens ``[h, w, C]`` through a lens."""
     return ModelView(lens.pca(tokens), lens.clusters(tokens))
-
-
-def tokens_of(
-    images: Sequence[Path], model: Tokeniser, *, width: int, batch: int
-) -> Iterator[Tensor]:
-    """Token maps ``[h, w, C]`` on the CPU in float32, in the order of ``images``.
-
-    Consecutive photos of one size share a forward pass.
-
-    Raises:
-        ImageError: A photo cannot be read.
-    """
-    waiting: list[Tensor] = []
-    for path in images:
-        photo = photo_of(path, model, width).permute(2, 0, 1)
-        if waiting and (len(waiting) == batch or photo.shape != waiting[0].shape):
-            yield from _forward(model, waiting)
-            waiting = []
-        waiting.append(photo)
-    if waiting:
-        yield from _forward(model, waiting)
-
-
-def _forward(model: Tokeniser, photos: Sequence[Tensor]) -> Iterator[Tensor]:
-    with torch.inference_mode():
-        tokens = model.tokens(torch.stack(list(photos))).float().cpu()
-    # A tensor born in inference mode may not meet autograd later; a copy may.
-    yield from tokens.clone()
-
-
-def photo_of(path: Path, model: Tokeniser, width: int) -> Tensor:
-    """``[H, W, 3]`` in 0..1: a photo at the size at which ``model`` sees it.
-
-    Raises:
-        ImageError: It cannot be read.
-    """
-    image = read_image(path)
-    return resize_image(image, *model.input_size(image.shape[1], image.shape[0], width))

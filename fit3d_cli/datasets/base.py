@@ -8,7 +8,7 @@ for one dataset (ranges, crops, augmentations) stands here as plain data, the pr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,6 @@ class DepthDataset:
         name: What reports call it.
         train: Pictures that heads learn from.
         val: Pictures that are scored.
-        scales: Depth units of the files per metre, by sample name, where it is not ``scale``.
         metric: Whether the unit is the metre; otherwise it is the capture's own.
         notes: What a reader must know of the split.
         scale: Depth units of the files per metre.
@@ -134,12 +133,13 @@ class DepthDataset:
         color: Colour change of the published training; None = none.
         test_flip: The published test averages the picture's and its mirror image's prediction.
         video: Whether the scored pictures are frames of one video, in the order of time.
+        measure: Reads the depth of a sample, ``[H, W]`` float32 metres, masked, where the file
+            alone does not say it (another camera's depth); None = the file does.
     """
 
     name: str
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
-    scales: Mapping[str, float] = field(default_factory=dict)
     metric: bool = True
     notes: tuple[str, ...] = ()
     scale: float = 1000.0
@@ -156,6 +156,7 @@ class DepthDataset:
     color: ColorChange | None = ColorChange()
     test_flip: bool = True
     video: bool = False
+    measure: Callable[[Sample], Tensor] | None = None
 
     def depth(self, sample: Sample) -> Tensor:
         """``[H, W]`` float32 metres, 0 = unknown or masked, on the stored photo's grid.
@@ -164,8 +165,10 @@ class DepthDataset:
             ImageError: A file is not readable as depth or mask.
             DatasetError: The mask has another size.
         """
+        if self.measure is not None:
+            return self.measure(sample)
         raw = read_depth(sample.label_path)
-        depth = torch.from_numpy(raw) / self.scales.get(sample.name, self.scale)
+        depth = torch.from_numpy(raw) / self.scale
         if sample.mask_path is not None:
             mask = read_mask(sample.mask_path)
             if mask.shape != raw.shape:

@@ -24,7 +24,9 @@ def _frames(root: Path, split: str, kind: str) -> tuple[Sample, ...]:
         stem = photo.name[: -len(_COLOR)]
         label = photo.with_name(f"{stem}.{kind}.png")
         if not label.is_file():
-            raise DatasetError("is missing", where=label, hint="generate the rooms again")
+            raise DatasetError(
+                "is missing", where=label, hint="generate the rooms again: fit3d demo"
+            )
         samples.append(Sample(f"{photo.parent.name}/{stem}", photo, label))
     return tuple(samples)
 
@@ -40,7 +42,9 @@ def _classes(root: Path) -> tuple[str, ...]:
     for path, other in names.items():
         if other != first:
             raise DatasetError(
-                f"other classes than {files[0]}", where=path, hint="generate the rooms again"
+                f"other classes than {files[0]}",
+                where=path,
+                hint="generate the rooms again: fit3d demo",
             )
     return first
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.finetuning.objectives.base import OBJECTIVES
+from fit3d_cli.handoff.card import NOT_MEASURED, licence, loading
 from fit3d_cli.settings import FinetuneSettings
 
 _CARD = """
@@ -15,13 +16,8 @@ _CARD = """
 `{base}` fine-tuned with [fit3d](https://pypi.org/project/fit3d/) on scenes that were lifted into
 3D Gaussians (method: FiT3D, Yue et al., ECCV 2024, and the sources below).
 
-```python
-import timm
-model = timm.create_model("local-dir:PATH/TO/THIS/DIRECTORY", pretrained=True, num_classes=0)
-tokens = model.forward_features(images)  # [B, {prefix} + h * w, {dim}]
-```
-{adapter}
-Pictures: any multiple of {patch} pixels, normalised with mean {mean} and std {std}.
+{loading}
+## Trained
 
 | | |
 |---|---|
@@ -38,15 +34,12 @@ Pictures: any multiple of {patch} pixels, normalised with mean {mean} and std {s
 |---|---|---|---|---|
 {terms}
 
-Licence of the base weights: {licence}. The tuned weights inherit its terms.
-
+{measured}
 Whether the tuned model alone serves your task is a measurement: `fit3d probe TASK DATASET` reports
-base, tuned and their concatenation.
-"""
-_ADAPTER = """
-timm gives the backbone alone: the adapter in `adapter.safetensors` (`{kind}`) is applied to its
-patch tokens by `fit3d_cli.backbones.load.load_backbone("PATH/TO/THIS/DIRECTORY")`.
-"""
+base, tuned and their concatenation (torch.hub entry `concat`). `fit3d export MODEL --to hub` puts
+what was measured into this card.
+
+{licence}"""
 _PARTS = {
     "full": "all weights",
     "lora": "low-rank updates of rank {rank}, merged",
@@ -55,7 +48,11 @@ _PARTS = {
 }
 
 
-def model_card(settings: FinetuneSettings, backbone: Backbone, facts: Mapping[str, Any]) -> str:
+def model_card(
+    settings: FinetuneSettings,
+    backbone: Backbone,
+    facts: Mapping[str, Any],
+) -> str:
     """Markdown for the model directory.
 
     Args:
@@ -65,16 +62,10 @@ def model_card(settings: FinetuneSettings, backbone: Backbone, facts: Mapping[st
     """
     figures = facts["figures"]
     drift = figures["drift"] or {}
-    kind = backbone.adapter_kind
     return _CARD.format(
         name=settings.name,
         base=facts["base"]["name"],
-        prefix=backbone.prefix_tokens,
-        dim=backbone.dim,
-        adapter=_ADAPTER.format(kind=kind) if kind else "",
-        patch=backbone.patch_size,
-        mean=list(backbone.mean),
-        std=list(backbone.std),
+        loading=loading(backbone, str(facts["base"]["name"])),
         scenes=", ".join(str(scene["name"]) for scene in facts["scenes"]),
         targets=settings.targets.source,
         part=_PARTS[settings.train.part].format(rank=settings.train.rank),
@@ -89,7 +80,8 @@ def model_card(settings: FinetuneSettings, backbone: Backbone, facts: Mapping[st
             f" {OBJECTIVES.get(name).source} |"
             for name, term in figures["terms"].items()
         ),
-        licence=backbone.licence,
+        measured=NOT_MEASURED,
+        licence=licence(backbone),
     )
 
 

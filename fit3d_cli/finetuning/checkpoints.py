@@ -26,12 +26,14 @@ class State:
         optimizer: AdamW over them.
         averages: Further copies of the parameters, by what they are for and by name.
         history: ``[T + 1]`` losses of every finished step: the objective and its terms.
+        heldout: Finished steps and the error on held-out views after them, rising.
     """
 
     parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     averages: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     history: list[list[float]] = field(default_factory=list)
+    heldout: list[tuple[int, float]] = field(default_factory=list)
 
 
 def save(directory: Path, state: State) -> None:
@@ -41,6 +43,8 @@ def save(directory: Path, state: State) -> None:
         StorageError: The disk refused; earlier checkpoints are intact.
     """
     tensors: dict[str, Tensor] = {"history": torch.tensor(state.history, dtype=torch.float64)}
+    if state.heldout:
+        tensors["heldout"] = torch.tensor(state.heldout, dtype=torch.float64)
     for index, parameter in enumerate(state.parameters.values()):
         tensors[f"p.{index}"] = parameter.detach()
         moments = state.optimizer.state.get(parameter)
@@ -78,6 +82,7 @@ def _fill(state: State, tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> 
         KeyError: A tensor is missing or of another shape.
     """
     history = tensors["history"].tolist()
+    heldout = tensors["heldout"].tolist() if "heldout" in tensors else []
     values = [tensors[f"p.{index}"] for index in range(len(state.parameters))]
     if [v.shape for v in values] != [p.shape for p in state.parameters.values()]:
         raise KeyError("of other parameters")
@@ -93,6 +98,7 @@ def _fill(state: State, tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> 
         if f"{kind}.0" in tensors
     }
     state.history = history
+    state.heldout = [(int(step), value) for step, value in heldout]
     for parameter, value, moment in zip(state.parameters.values(), values, moments, strict=True):
         with torch.no_grad():
             parameter.copy_(value)

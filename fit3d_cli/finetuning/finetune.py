@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from fit3d_cli import __version__, storage
-from fit3d_cli.backbones.export import read_provenance, stored_digest, write_model_directory
+from fit3d_cli.backbones.export import read_provenance, stored_digest
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import Fit3dError, SettingsError
@@ -26,6 +26,7 @@ from fit3d_cli.finetuning.card import model_card
 from fit3d_cli.finetuning.checks import check_room
 from fit3d_cli.finetuning.distributed import Processes, joined
 from fit3d_cli.finetuning.heldout import HeldOut, measure_heldout
+from fit3d_cli.finetuning.history import history_lines, write_model
 from fit3d_cli.finetuning.objectives.base import OBJECTIVES, active_objectives
 from fit3d_cli.finetuning.pairs import find_partners
 from fit3d_cli.finetuning.precision import precision
@@ -45,7 +46,7 @@ from fit3d_cli.workspace import Workspace
 # Raised whenever the same settings would give other weights.
 ALGORITHM = 2
 # The backbone may be a path of this machine; its own name and identity stand in its place.
-_OFF_THE_RECORD = {"name", "checkpoint_every", "backbone"}
+_OFF_THE_RECORD = {"name", "checkpoint_every", "backbone", "heldout_points"}
 _Partners = Sequence[Sequence[Sequence[int]]]  # of each scene, of each view
 _ENDS = 0.1  # first and last loss are means over this share of the steps
 
@@ -208,8 +209,9 @@ class _Run:
             "figures": figures,
         }
         card = model_card(self.settings, tuned, facts)
+        history = history_lines(trainer, plan)
         self.processes.lead(
-            lambda: write_model_directory(self.target, tuned, card=card, extra=facts)
+            lambda: write_model(self.target, tuned, card=card, facts=facts, history=history)
         )
         return figures
 

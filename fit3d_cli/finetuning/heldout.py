@@ -15,6 +15,9 @@ from fit3d_cli.finetuning.targets import SceneTargets, load_sample
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import FinetuneSettings
 
+# Enough for a curve; the figures at the end are over all of them.
+CURVE_VIEWS = 12
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -79,6 +82,35 @@ def measure_heldout(
     means = processes.sum(processes.together(sums)) / len(views)
     before, after, cosine, ratio = means.tolist()
     return HeldOut(before, after, Drift(cosine, ratio))
+
+
+@torch.no_grad()
+def curve_point(
+    model: Backbone,
+    scenes: Sequence[SceneTargets],
+    settings: FinetuneSettings,
+    processes: Processes,
+) -> float | None:
+    """L1 to the targets over at most ``CURVE_VIEWS`` held-out views; None without any.
+
+    Raises:
+        Fit3dError: A photo or a map cannot be read any more.
+    """
+    views = [(scene, view) for scene in scenes for view in scene.heldout]
+    if len(views) > CURVE_VIEWS:
+        picks = [(2 * i + 1) * len(views) // (2 * CURVE_VIEWS) for i in range(CURVE_VIEWS)]
+        views = [views[pick] for pick in picks]
+    if not views:
+        return None
+
+    def summed() -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for scene, view in processes.share(views):
+            batch = Batch.of([load_sample(scene, view)], [], processes.device)
+            total += _l1(batch, model.tokens(batch.images), settings)
+        return total
+
+    return float(processes.sum(processes.together(summed))) / len(views)
 
 
 def _l1(batch: Batch, tokens: torch.Tensor, settings: FinetuneSettings) -> float:

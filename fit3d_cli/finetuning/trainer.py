@@ -19,6 +19,7 @@ from fit3d_cli.finetuning.base import thaw
 from fit3d_cli.finetuning.batch import Batch
 from fit3d_cli.finetuning.checkpoints import State, restore, save
 from fit3d_cli.finetuning.distributed import PeerError, Processes
+from fit3d_cli.finetuning.heldout import curve_point
 from fit3d_cli.finetuning.objectives.base import OBJECTIVES, Outputs, active_objectives
 from fit3d_cli.finetuning.precision import autocast, precision
 from fit3d_cli.finetuning.prefetch import Prefetcher, Step, load_step
@@ -49,7 +50,7 @@ class Trainer:
         seed: Decides order, mirroring, jitter, correspondences and what starts at random.
 
     Attributes:
-        state: Parameters, optimiser, averages and losses.
+        state: Parameters, optimiser, averages, losses, curve over the held-out views.
 
     Raises:
         SettingsError: The backbone has no such part as is to be trained.
@@ -105,6 +106,8 @@ class Trainer:
             Fit3dError: A sample cannot be read, or a checkpoint cannot be written.
         """
         self._begin(checkpoints, on_event)
+        if not self.state.heldout:
+            self._look(self.base if not self.step else None)
         with Prefetcher(self._load) as samples:
             while self.step < self.steps:
                 if self._relift_due(self.step):
@@ -116,6 +119,8 @@ class Trainer:
                     samples.start(current + 1)
                 self.state.history.append(self._advance(step))
                 self._require_sound()
+                if self.step in self._looks:
+                    self._look(self.exported())
                 on_event(Progress("finetune", self.step, self.steps, self._note()))
                 if self.step % self.settings.checkpoint_every == 0 and self.step < self.steps:
                     self.processes.lead(partial(save, checkpoints, self.state))
@@ -200,6 +205,20 @@ class Trainer:
             for objective, total in zip(self._objectives, totals, strict=True)
         ]
         return torch.stack(parts)
+
+    @property
+    def _looks(self) -> set[int]:
+        """Steps after which the held-out views are measured."""
+        points = min(self.settings.heldout_points, self.steps)
+        return {(i + 1) * self.steps // points for i in range(points)}
+
+    def _look(self, model: Backbone | None) -> None:
+        """Add a point to the curve over the held-out views; it changes no weight."""
+        if model is None or not self.settings.heldout_points:
+            return
+        value = curve_point(model, self._prepared, self.settings, self.processes)
+        if value is not None and math.isfinite(value):
+            self.state.heldout.append((self.step, value))
 
     def _average(self) -> None:
         for kind, decay in (

@@ -118,7 +118,8 @@ class GeometryFit:
     def gaussians(self) -> Gaussians:
         """The present Gaussians, on the CPU, without those that are transparent or not finite."""
         gaussians = self._activated()
-        keep = gaussians.opacities > _PRUNE_OPACITY
+        # What was not trained is someone's own: row for row, it keeps its order and its number.
+        keep = gaussians.opacities > (_PRUNE_OPACITY if self.settings.iterations else -1.0)
         for values in (gaussians.means, gaussians.scales, gaussians.quats):
             keep &= torch.isfinite(values).all(-1)
         kept = gaussians.select(keep).to("cpu")

@@ -1,4 +1,4 @@
-"""``lift``: captures in, archives out.
+"""``lift``: captures, or what becomes one, in; archives out.
 
 A scene is done when its archive verifies and carries the digest of everything that decides its
 content. Geometry and tokens are cached by content, so a run that was killed goes on where it was,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,13 +19,18 @@ from fit3d_cli.archive import describe, verify_archive, write_archive
 from fit3d_cli.backbones.base import BACKBONES
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
-from fit3d_cli.capture.read import capture_digest, find_captures, read_capture, spread
+from fit3d_cli.capture.base import Capture
+from fit3d_cli.capture.read import capture_digest, read_capture, spread
+from fit3d_cli.capture.sources.base import SourceOptions
+from fit3d_cli.capture.sources.facts import source_figures
+from fit3d_cli.capture.sources.find import Scan, check_names, find_scans
+from fit3d_cli.capture.sources.prepare import prepare_source
 from fit3d_cli.device import resolve_device
-from fit3d_cli.errors import ArchiveError, CaptureError, Fit3dError
+from fit3d_cli.errors import ArchiveError, Fit3dError
 from fit3d_cli.lifting.checks import check_dim, check_shapes, check_storable
 from fit3d_cli.lifting.making import Job, make_scene, prepare
 from fit3d_cli.lifting.start import check_ply
-from fit3d_cli.progress import OnEvent, Progress
+from fit3d_cli.progress import OnEvent, Progress, one_of
 from fit3d_cli.settings import LiftSettings
 from fit3d_cli.splat.backends import splat_device
 from fit3d_cli.workspace import Workspace
@@ -46,6 +51,8 @@ class LiftResult:
         error: Why it failed, one line, or None.
         exit_code: What that means to the command line; 0 without an error.
         metrics: Everything that was measured.
+        notes: What the user should know of the capture.
+        source: Figures of the source that was made a capture, e.g. ``registered``.
     """
 
     name: str
@@ -58,6 +65,8 @@ class LiftResult:
     error: str | None = None
     exit_code: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    source: Mapping[str, float] = field(default_factory=dict)
 
 
 def lift_captures(
@@ -72,7 +81,7 @@ def lift_captures(
     """Lift every capture; one that fails does not stop the others.
 
     Args:
-        paths: Captures, or folders of captures.
+        paths: Captures, files and folders that become one, or folders of them.
         settings: How to lift.
         workspace: Where archives and caches go.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -83,11 +92,11 @@ def lift_captures(
         Fit3dError: Nothing could be started (bad paths, backbone, workspace); with a single
             capture also what went wrong with it.
     """
-    roots = [root for path in paths for root in find_captures(path, settings.reader)]
-    names = _scene_names(roots)
+    scans = [scan for path in paths for scan in find_scans(path, settings.reader)]
+    check_names(scans)
     place = Workspace(workspace)
-    check_ply(settings.geometry)
-    for folder in (place.root / "scenes", place.cache_dir):
+    check_ply(settings.geometry, len(scans))
+    for folder in (place.root / "scenes", place.cache_dir, place.root / "captures"):
         storage.require_writable(folder)
     target, splats = resolve_device(device), splat_device(device)
     backbone = load_backbone(
@@ -96,18 +105,18 @@ def lift_captures(
     check_dim(settings.features.dim, backbone)
     place.sweep()
     results = []
-    for root, name in zip(roots, names, strict=True):
+    for number, scan in enumerate(scans, 1):
         began = time.monotonic()
+        told = one_of(on_event, number, len(scans))
         try:
-            result = _lift_one(
-                root, name, settings, place, backbone, target, splats, seed, on_event
-            )
+            result = _lift_one(scan, settings, place, backbone, target, splats, seed, told)
         except Fit3dError as error:
-            if len(roots) == 1:
+            if len(scans) == 1:
                 raise
             result = LiftResult(
-                name, error=str(error), exit_code=error.exit_code, seconds=time.monotonic() - began
-            )
+                scan.name, error=str(error), exit_code=error.exit_code,
+                seconds=time.monotonic() - began,
+            )  # fmt: skip
         results.append(result)
     return results
 
@@ -119,22 +128,8 @@ def _where(settings: LiftSettings) -> str:
     return weights or (str(directory) if name not in BACKBONES and directory.is_dir() else "")
 
 
-def _scene_names(roots: list[Path]) -> list[str]:
-    """Directory names; two captures of one name would overwrite each other."""
-    names = [root.resolve().name for root in roots]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise CaptureError(
-                f"two captures are called {name!r}",
-                where=roots[index],
-                hint="rename one of the directories, or use two workspaces",
-            )
-    return names
-
-
 def _lift_one(
-    root: Path,
-    name: str,
+    scan: Scan,
     settings: LiftSettings,
     place: Workspace,
     backbone: Backbone,
@@ -144,8 +139,13 @@ def _lift_one(
     on_event: OnEvent,
 ) -> LiftResult:
     began = time.monotonic()
+    name, root, reader = scan.name, scan.path, settings.reader
+    if scan.source:
+        root, reader = place.made_capture(name), ""
+        options = SourceOptions(**settings.source.model_dump(), seed=seed)
+        prepare_source(scan.path, scan.source, root, options, on_event)
     on_event(Progress(f"{name}: read capture", 0, 1))
-    capture = spread(read_capture(root, settings.reader, name), settings.max_views)
+    capture = spread(read_capture(root, reader, name), settings.max_views)
     check_storable(capture)
     check_shapes(capture)
     digest = capture_digest(capture)
@@ -155,7 +155,7 @@ def _lift_one(
     finished = _finished(path, plan)
     if finished is not None:
         _remember(place, name, root, backbone, settings)
-        return finished
+        return _told(finished, capture)
     # Every photo is decoded before the first result is written: bad input leaves no trace.
     fit = prepare(job)
     _remember(place, name, root, backbone, settings)
@@ -165,7 +165,7 @@ def _lift_one(
             return finished
         scene = make_scene(job, fit)
         write_archive(path, scene)
-    return LiftResult(
+    result = LiftResult(
         name,
         path,
         len(scene.gaussians),
@@ -174,6 +174,13 @@ def _lift_one(
         time.monotonic() - began,
         metrics=scene.metrics,
     )
+    return _told(result, capture)
+
+
+def _told(result: LiftResult, capture: Capture) -> LiftResult:
+    """The result with what is worth knowing of its capture."""
+    dropped = tuple(f"{count} photos left out: {why}" for why, count in capture.dropped.items())
+    return replace(result, notes=(*capture.notes, *dropped), source=source_figures(capture.root))
 
 
 def _remember(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,7 +71,8 @@ class Job:
         return _digest(
             ALGORITHM,
             self.digest,
-            self.settings.model_dump(mode="json", exclude=_OFF_THE_RECORD),
+            # How a source became a capture shows in the capture.
+            self.settings.model_dump(mode="json", exclude={**_OFF_THE_RECORD, "source": True}),
             self.backbone.name,
             self.backbone.identity,
             self.seed,
@@ -178,9 +180,7 @@ def make_scene(job: Job, fit: GeometryFit) -> Scene:
             "reader": capture.reader,
             "dropped": dict(capture.dropped),
             "notes": list(capture.notes),
-            "settings": settings.model_dump(
-                mode="json", exclude_defaults=True, exclude=_OFF_THE_RECORD
-            ),
+            "settings": recorded(settings),
         },
     )
 
@@ -200,6 +200,11 @@ def _fit(job: Job, fit: GeometryFit, heldout: list[int]) -> tuple[Gaussians, dic
         return gaussians, {}
     job.on_event(Progress(f"{name}: held-out views", 0, 1))
     return gaussians, heldout_psnr(gaussians, fit.frames, heldout, job.splats)
+
+
+def recorded(settings: LiftSettings) -> dict[str, Any]:
+    """The settings that an archive remembers: those that differ from the defaults."""
+    return settings.model_dump(mode="json", exclude_defaults=True, exclude=_OFF_THE_RECORD)
 
 
 def _digest(*parts: object) -> str:

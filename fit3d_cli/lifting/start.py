@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,16 +11,19 @@ from torch import Tensor
 
 from fit3d_cli.capture.base import Capture, SparsePoints
 from fit3d_cli.errors import ArchiveError, CaptureError, SettingsError
-from fit3d_cli.export import read_ply
+from fit3d_cli.formats import read_gaussians
+from fit3d_cli.geometry.cameras import Cameras
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.lifting.initialise import fuse_depth, gaussians_from_points, random_points
 from fit3d_cli.lifting.triangulate import can_triangulate, triangulate
 from fit3d_cli.lifting.views import Frames
-from fit3d_cli.progress import OnEvent
+from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import GeometrySettings
 from fit3d_cli.tensorfile import read_sealed, write_sealed
 
 _MIN_SPARSE = 100  # fewer points say too little about the scene to start from
+# Trained Gaussians are nearly all in some view; in a foreign frame few are, or few views see any.
+_MIN_SEEN, _MIN_VIEWS = 0.05, 0.5
 
 
 def first_gaussians(
@@ -49,12 +53,12 @@ def first_gaussians(
 
     Raises:
         CaptureError: What was asked for is not in the capture.
-        ArchiveError: The ``.ply`` is damaged.
+        ArchiveError: The file of Gaussians is damaged, or in another frame than the capture.
     """
     generator = torch.Generator().manual_seed(seed)
     kind = settings.init
     if kind == "ply":
-        return _from_ply(settings)
+        return _from_file(capture, frames, train, settings, on_event)
     has_depth = any(frames.depths[i] is not None for i in train)
     if kind == "depth" and not has_depth:
         raise _absent(capture, "depth", "depth maps")
@@ -78,8 +82,12 @@ def first_gaussians(
     )
 
 
-def check_ply(settings: GeometrySettings) -> None:
-    """Refuse a ``.ply`` to start from that is not named, is missing, or would not be read.
+def check_ply(settings: GeometrySettings, captures: int = 1) -> None:
+    """Refuse a file of Gaussians to start from that is not named, is missing, or is not read.
+
+    Args:
+        settings: ``init`` and ``ply``.
+        captures: How many are lifted: a file belongs to one of them.
 
     Raises:
         SettingsError: It is.
@@ -95,6 +103,10 @@ def check_ply(settings: GeometrySettings) -> None:
         )
     if ply and not Path(ply).is_file():
         raise SettingsError("no such file", where=ply, hint=f"check {where}")
+    if ply and captures > 1:
+        raise SettingsError(
+            f"one file of Gaussians for {captures} captures", where=ply, hint="lift them one by one"
+        )
 
 
 def _few(points: SparsePoints | None) -> bool:
@@ -136,13 +148,60 @@ def _triangulated(
     return points
 
 
-def _from_ply(settings: GeometrySettings) -> Gaussians:
-    gaussians = read_ply(Path(settings.ply))
+def _from_file(
+    capture: Capture,
+    frames: Frames,
+    train: list[int],
+    settings: GeometrySettings,
+    on_event: OnEvent,
+) -> Gaussians:
+    """The Gaussians of another program; without training they stay as they are."""
+    path = Path(settings.ply)
+    gaussians = read_gaussians(path)
+    if not len(gaussians):
+        raise ArchiveError("holds no Gaussians", where=path, hint="pass another file")
+    seen, views = projected(gaussians.means, frames.cameras[train])
+    if seen < _MIN_SEEN or views < _MIN_VIEWS * len(train):
+        raise ArchiveError(
+            f"{seen:.1%} of its {len(gaussians)} Gaussians project into any of the {len(train)} "
+            f"training views, and {views} of these see any: its frame is not the capture's",
+            where=path,
+            hint="name the Gaussians that were trained with these very poses",
+        )
+    note = f"{seen:.1%} of {len(gaussians)} project into the views"
+    on_event(Progress(f"{capture.name}: Gaussians of {path.name}", 1, 1, note))
+    if settings.iterations == 0:
+        return gaussians
     wanted = (settings.sh_degree + 1) ** 2
     sh = torch.zeros(len(gaussians), wanted, 3)
     kept = min(wanted, gaussians.sh.shape[1])
     sh[:, :kept] = gaussians.sh[:, :kept]
-    return Gaussians(gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, sh)
+    return replace(gaussians, sh=sh)
+
+
+def projected(means: Tensor, cameras: Cameras) -> tuple[float, int]:
+    """How well Gaussians and cameras share a frame.
+
+    Args:
+        means: ``[N, 3]`` world, N > 0.
+        cameras: Of the views.
+
+    Returns:
+        The share of the means that lie in front of a camera and project into its picture, for at
+        least one camera; and how many cameras see at least one mean.
+    """
+    points = means.double()
+    anywhere = torch.zeros(len(points), dtype=torch.bool)
+    views = 0
+    for index in range(len(cameras)):
+        viewmat, K = cameras.viewmats[index].double(), cameras.Ks[index].double()
+        pixels = (points @ viewmat[:3, :3].T + viewmat[:3, 3]) @ K.T
+        depth = pixels[:, 2]
+        inside = (depth > 0) & (pixels[:, :2] >= 0).all(1)
+        inside &= (pixels[:, :2] < cameras.sizes[index].double() * depth[:, None]).all(1)
+        anywhere |= inside
+        views += bool(inside.any())
+    return float(anywhere.double().mean()), views
 
 
 def _absent(capture: Capture, kind: str, what: str) -> CaptureError:

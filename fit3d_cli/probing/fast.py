@@ -22,7 +22,7 @@ from fit3d_cli.probing.features import Features
 from fit3d_cli.probing.heads import DepthHead, Fusion, SegHead
 from fit3d_cli.probing.losses import sig_loss
 from fit3d_cli.probing.prediction import predict_depth, predict_labels
-from fit3d_cli.probing.scores import DepthScores, SegScores
+from fit3d_cli.probing.scores import DepthScores, Scored, SegScores
 from fit3d_cli.probing.split import (
     Dataset,
     Split,
@@ -47,6 +47,10 @@ _SEG = Plan(1000, 16, 1e-3, 1e-4, 0.0375, "linear")
 _DEPTH = Plan(1000, 16, 1e-3, 1e-4, 1 / 3, "cosine", clip=35.0)
 
 
+# The prediction for a scored picture, by its index; None where it has no labelled pixel.
+_Guess = Callable[[int], Tensor | None]
+
+
 @dataclass(frozen=True)
 class _Run:
     """What all rows share."""
@@ -69,7 +73,7 @@ def measure_fast(
     seed: int,
     cache_dir: Path | None,
     on_step: OnEvent,
-) -> dict[str, Measured]:
+) -> Scored:
     """Train and score a head per row of ``settings.models``, all with the same draws.
 
     Args:
@@ -94,9 +98,18 @@ def measure_fast(
     generator = torch.Generator().manual_seed(seed)
     pixels = read_pixels(dataset, train.samples, settings, generator, on_step)
     run = _Run(settings, train, val, pixels, device, seed, on_step)
-    if isinstance(dataset, SegDataset):
-        return {row: _segment(row, dataset, run) for row in settings.models}
-    return {row: _depth(row, dataset, run) for row in settings.models}
+    done: dict[str, tuple[Measured, _Guess]] = {}
+    for row in settings.models:
+        if isinstance(dataset, SegDataset):
+            done[row] = _segment(row, dataset, run)
+        else:
+            done[row] = _depth(row, dataset, run)
+
+    def predict(index: int) -> dict[str, Tensor]:
+        found = {row: guess(index) for row, (_, guess) in done.items()}
+        return {row: one for row, one in found.items() if one is not None}
+
+    return Scored({row: measured for row, (measured, _) in done.items()}, predict)
 
 
 def adjusted(plan: Plan, settings: ProbeSettings) -> Plan:
@@ -123,7 +136,7 @@ def _train(
     head.eval()
 
 
-def _segment(row: str, dataset: SegDataset, run: _Run) -> Measured:
+def _segment(row: str, dataset: SegDataset, run: _Run) -> tuple[Measured, _Guess]:
     generator = torch.Generator().manual_seed(run.seed)
     features = run.train.features(row, with_cls=False)
     joined, width = features.widths()
@@ -137,17 +150,21 @@ def _segment(row: str, dataset: SegDataset, run: _Run) -> Measured:
            generator)  # fmt: skip
     seen = run.val.features(row, with_cls=False)
     scores = SegScores(dataset)
+
+    def guess(index: int, labels: Tensor | None = None) -> Tensor | None:
+        labels = read_target(dataset, run.val.samples[index]) if labels is None else labels
+        if not bool(where_valid(dataset, labels, run.settings, scored=True).any()):
+            return None
+        return predict_labels(head, seen.grid(index).to(run.device), *labels.shape)
+
     for index, sample in enumerate(run.val.samples):
         labels = read_target(dataset, sample)
-        predicted = None
-        if bool(where_valid(dataset, labels, run.settings, scored=True).any()):
-            predicted = predict_labels(head, seen.grid(index).to(run.device), *labels.shape)
-        scores.add(predicted, labels)
+        scores.add(guess(index, labels), labels)
         run.on_step(Progress(f"{row}: scoring", index + 1, len(run.val.samples)))
-    return scores.measured()
+    return scores.measured(), guess
 
 
-def _depth(row: str, dataset: DepthDataset, run: _Run) -> Measured:
+def _depth(row: str, dataset: DepthDataset, run: _Run) -> tuple[Measured, _Guess]:
     generator = torch.Generator().manual_seed(run.seed)
     features = run.train.features(row, with_cls=True)
     joined, width = features.widths()
@@ -163,12 +180,21 @@ def _depth(row: str, dataset: DepthDataset, run: _Run) -> Measured:
            generator)  # fmt: skip
     seen = run.val.features(row, with_cls=True)
     scores = DepthScores(nearest, farthest)
-    for index, sample in enumerate(run.val.samples):
+
+    def truth(index: int) -> tuple[Tensor, Tensor]:
+        sample = run.val.samples[index]
         depth = read_target(dataset, sample)
-        valid = where_valid(dataset, depth, run.settings, scored=True, where=sample.image_path)
-        predicted = None
-        if bool(valid.any()):
-            predicted = predict_depth(head, seen.grid(index).to(run.device), *depth.shape)
-        scores.add(predicted, depth, valid)
+        where = sample.image_path
+        return depth, where_valid(dataset, depth, run.settings, scored=True, where=where)
+
+    def guess(index: int, known: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
+        depth, valid = known or truth(index)
+        if not bool(valid.any()):
+            return None
+        return predict_depth(head, seen.grid(index).to(run.device), *depth.shape)
+
+    for index in range(len(run.val.samples)):
+        depth, valid = known = truth(index)
+        scores.add(guess(index, known), depth, valid)
         run.on_step(Progress(f"{row}: scoring", index + 1, len(run.val.samples)))
-    return scores.measured()
+    return scores.measured(), guess

@@ -13,10 +13,12 @@ from fit3d_cli.backbones.cache import TokenModel
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.datasets.base import DepthDataset, Sample, SegDataset
 from fit3d_cli.errors import SettingsError
+from fit3d_cli.pages.pictures import Shown
 from fit3d_cli.probing.assembly import PARTS
 from fit3d_cli.probing.exact.frozen import DenseModel
 from fit3d_cli.probing.exact.measure import describe, measure_exact
 from fit3d_cli.probing.exact.protocol import DEPTH_PROTOCOLS, SEG_PROTOCOLS
+from fit3d_cli.probing.examples import Predict, dense_pictures
 from fit3d_cli.probing.fast import NOTE, measure_fast
 from fit3d_cli.probing.scores import group_pictures
 from fit3d_cli.probing.sources import is_capture, open_dataset
@@ -46,6 +48,23 @@ def probe(
     cache_dir: Path | None = None,
     on_step: OnEvent = ignore,
 ) -> Report:
+    """The report of ``probe_with_heads``, which tells the rest."""
+    report, _ = probe_with_heads(
+        dataset, models, settings, device=device, seed=seed, cache_dir=cache_dir, on_step=on_step
+    )
+    return report
+
+
+def probe_with_heads(
+    dataset: SegDataset | DepthDataset,
+    models: Mapping[str, ProbedModel],
+    settings: ProbeSettings,
+    *,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    cache_dir: Path | None = None,
+    on_step: OnEvent = ignore,
+) -> tuple[Report, Predict]:
     """Train and score linear heads on frozen features.
 
     Args:
@@ -59,7 +78,8 @@ def probe(
 
     Returns:
         One row per entry of ``settings.models``. Samples are in the order of the split; pictures
-        without a labelled pixel are NaN there and do not count.
+        without a labelled pixel are NaN there and do not count. And what the heads say of a
+        scored picture, by its index.
 
     Raises:
         SettingsError: A row needs a model that is not given, or the settings contradict.
@@ -71,22 +91,25 @@ def probe(
               for row in settings.models)}  # fmt: skip
     if settings.preset == "fast":
         how: tuple[str, ...] = (NOTE,)
-        measured = measure_fast(dataset, needed, settings, device=device, seed=seed,
-                                cache_dir=cache_dir, on_step=on_step)  # fmt: skip
+        scored = measure_fast(dataset, needed, settings, device=device, seed=seed,
+                              cache_dir=cache_dir, on_step=on_step)  # fmt: skip
     else:
         table = SEG_PROTOCOLS if isinstance(dataset, SegDataset) else DEPTH_PROTOCOLS
         protocol = table[settings.preset]
         how = (f"preset {settings.preset}", *describe(protocol, settings))
-        measured = measure_exact(
+        scored = measure_exact(
             dataset, needed, settings, protocol, device=device, seed=seed,
             checkpoints=None if cache_dir is None else cache_dir.parent / "heads", on_step=on_step,
         )  # fmt: skip
-    groups, grouping = group_pictures(dataset, spread(dataset.val, settings.max_images))
-    rows = make_rows(measured, groups=groups, seed=seed)
+    chosen = spread(dataset.val, settings.max_images)
+    groups, grouping = group_pictures(dataset, chosen)
+    rows = make_rows(scored.measured, groups=groups, seed=seed)
     count = max(figure.n for figure in rows[0].figures.values())
     task = "seg" if isinstance(dataset, SegDataset) else "depth"
     notes = (*how, *dataset.notes, *grouping)
-    return Report(task, dataset.name, rows, count, notes=notes)
+    items = tuple(sample.name for sample in chosen)
+    report = Report(task, dataset.name, rows, count, notes=notes, items=items)
+    return report, scored.predict
 
 
 def _check(
@@ -132,11 +155,19 @@ def prepare_probe(question: Question) -> Prepared:
         require_no_data(question)
     scored = spread(dataset.val, question.settings.max_images)
 
+    heads: list[Predict] = []
+
     def measure(models: Mapping[str, Backbone]) -> Report:
-        return probe(
+        report, predict = probe_with_heads(
             dataset, models, question.settings,
             device=question.device, seed=question.seed, cache_dir=question.cache_dir,
             on_step=question.on_event,
         )  # fmt: skip
+        heads[:] = [predict]
+        return report
 
-    return Prepared(measure, tuple(sample.image_path for sample in scored))
+    def show(index: int) -> list[Shown]:
+        (predict,) = heads  # of the last measurement
+        return dense_pictures(dataset, scored[index], question.settings, predict(index))
+
+    return Prepared(measure, tuple(sample.image_path for sample in scored), show)

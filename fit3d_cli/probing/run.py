@@ -17,8 +17,9 @@ from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.probing.assembly import PARTS
 from fit3d_cli.probing.drift import measure_drift
+from fit3d_cli.probing.page import write_page
 from fit3d_cli.probing.tasks.base import SHARED, TASKS, Question
-from fit3d_cli.progress import OnEvent
+from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.report import CAUTION, Report
 from fit3d_cli.settings import LiftBackboneSettings, ProbeSettings
 from fit3d_cli.storage import require_writable, write_json
@@ -35,10 +36,12 @@ class Probed:
     Attributes:
         report: What was measured.
         path: Where the report lies.
+        page: The same for people, one HTML file.
     """
 
     report: Report
     path: Path
+    page: Path
 
 
 def run_probe(
@@ -51,7 +54,9 @@ def run_probe(
     seed: int,
     on_event: OnEvent,
 ) -> Probed:
-    """Probe the models that the settings name and write ``<workspace>/reports/<task>-<name>.json``.
+    """Probe the models that the settings name; write ``<workspace>/reports/<task>-<name>.json``.
+
+    The page for people, ``.html``, is written beside it.
 
     Args:
         task: Name of a registered task.
@@ -112,7 +117,10 @@ def run_probe(
     )
     path = place.reports_dir / f"{task}-{report.dataset}.json"
     write_json(path, report.to_dict())
-    return Probed(report, path)
+    on_event(Progress("page", 0, 1))
+    page = write_page(path.with_suffix(".html"), report, settings, target, prepared.show)
+    on_event(Progress("page", 1, 1))
+    return Probed(report, path, page)
 
 
 def _models(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +23,20 @@ from fit3d_cli.statistics import Measured
 MIN_GROUPS = 8
 # Neighbouring frames of a video that are resampled together, at most.
 BLOCK = 5
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the heads of all rows made of a split.
+
+    Attributes:
+        measured: By row.
+        predict: Index of a scored picture to ``[H, W]`` classes or metres by row; empty where the
+            picture has no labelled pixel.
+    """
+
+    measured: Mapping[str, Measured]
+    predict: Callable[[int], Mapping[str, Tensor]]
 
 
 @dataclass

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from fit3d_cli.capture.base import Capture, View
+from fit3d_cli.capture.frames import stored_depth
 from fit3d_cli.capture.read import read_capture
 from fit3d_cli.datasets.base import (
     DATASETS,
@@ -15,6 +21,7 @@ from fit3d_cli.datasets.base import (
     load_dataset,
 )
 from fit3d_cli.errors import DatasetError, UnknownNameError
+from fit3d_cli.images import read_mask, resize_depth
 
 TRAIN_SHARE = 0.7
 VAL_SHARE = 0.2
@@ -55,7 +62,8 @@ def capture_depth(capture: Capture) -> DepthDataset:
 
     Neighbouring frames show the same place, so the split is contiguous in the order of the
     names: the first 70 % train, the next 10 % are dropped, the last 20 % are scored. Lens
-    distortion is left in: depth is given on the photo's own pixel grid.
+    distortion is left in: depth is given on the photo's own pixel grid, to which that of another
+    camera or resolution is brought.
 
     Raises:
         DatasetError: Fewer than ten views have depth.
@@ -76,11 +84,27 @@ def capture_depth(capture: Capture) -> DepthDataset:
         capture.name,
         tuple(_sample(view) for view in train),
         tuple(_sample(view) for view in val),
-        scales={view.name: view.depth_scale for view in (*train, *val)},
         metric=capture.metric,
         notes=tuple(notes),
         video=True,
+        measure=_Measure({view.name: view for view in (*train, *val)}),
     )
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Depth of the capture's views; plain data, unlike a closure."""
+
+    views: Mapping[str, View]
+
+    def __call__(self, sample: Sample) -> Tensor:
+        view = self.views[sample.name]
+        depth = stored_depth(view)
+        assert depth is not None
+        if view.mask_path is None:
+            return depth
+        mask = torch.from_numpy(read_mask(view.mask_path))
+        return depth * resize_depth(mask, view.width, view.height)
 
 
 def _sample(view: View) -> Sample:

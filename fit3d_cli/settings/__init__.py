@@ -34,6 +34,7 @@ from fit3d_cli.settings.probing import (
 )
 from fit3d_cli.settings.showing import (
     CompareSettings,
+    ExportSettings,
     RenderSettings,
     VizSettings,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "ClsSettings",
     "CompareSettings",
     "CorrSettings",
+    "ExportSettings",
     "FeatureSettings",
     "FinetuneSettings",
     "GeometrySettings",
@@ -73,3 +75,4 @@ class Settings(Section):
     probe: ProbeSettings = ProbeSettings()
     compare: CompareSettings = CompareSettings()
     viz: VizSettings = VizSettings()
+    export: ExportSettings = ExportSettings()

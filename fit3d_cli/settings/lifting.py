@@ -26,7 +26,7 @@ class GeometrySettings(Section):
     init: Literal["auto", "depth", "points", "triangulate", "random", "ply"] = Field(
         "auto", description="where the first Gaussians come from"
     )
-    ply: str = Field("", description="3DGS .ply to start from (init = ply)")
+    ply: str = Field("", description="Gaussians to start from (init = ply): .ply, .spz or .splat")
     init_gaussians: int = Field(40_000, gt=0, description="Gaussians at the start, at most")
     sh_degree: int = Field(1, ge=0, le=3, description="degree of the view-dependent colour")
     ssim_weight: float = Field(0.2, ge=0, le=1, description="weight of 1 - SSIM against L1 (3DGS)")

@@ -5,6 +5,7 @@ its final name, so that a reader, a crash or a full disk meets the old file or t
 nothing between. A failed ``fsync`` is never retried: the kernel may have dropped the pages.
 """
 
+from fit3d_cli.storage.folders import require_room, temporary_folder
 from fit3d_cli.storage.locking import locked
 from fit3d_cli.storage.writing import (
     append_line,
@@ -21,10 +22,12 @@ from fit3d_cli.storage.writing import (
 __all__ = [
     "append_line",
     "locked",
+    "require_room",
     "require_writable",
     "sha256_bytes",
     "sha256_file",
     "sweep",
+    "temporary_folder",
     "temporary_sibling",
     "write_bytes",
     "write_json",

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,7 @@ def write_bytes(
     temporary: Path | None = None
     try:
         _make_folder(path.parent)
-        temporary = _temporary_name(path, suffix="")
+        temporary = temporary_name(path, suffix="")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(temporary, flags, 0o666)
         try:
@@ -96,7 +97,7 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
             _make_folder(path.parent)
         except OSError as error:
             raise failure(path, error) from error
-        temporary = _temporary_name(path, suffix=path.suffix)
+        temporary = temporary_name(path, suffix=path.suffix)
         yield temporary
         try:
             fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -135,9 +136,10 @@ def append_line(path: Path, text: str) -> None:
 
 
 def sweep(directory: Path) -> int:
-    """Remove temporary files that killed processes left in ``directory``.
+    """Remove temporary files and folders that killed processes left in ``directory``.
 
-    Only those of this host whose process is gone, and those older than a day.
+    Only those of this host whose process is gone, and those older than a day; folders of this
+    host never for their age, because long work fills them.
 
     Returns:
         How many were removed.
@@ -154,9 +156,11 @@ def sweep(directory: Path) -> int:
         # Another process may sweep or publish the same file at this moment.
         with suppress(OSError):
             old = time.time() - file.lstat().st_mtime > _STALE_SECONDS
-            dead = match["host"] == host_name() and not _alive(int(match["pid"]))
-            if old or dead:
-                file.unlink()
+            here = match["host"] == host_name()
+            dead = here and not _alive(int(match["pid"]))
+            folder = file.is_dir() and not file.is_symlink()
+            if dead or (old and not (folder and here)):
+                shutil.rmtree(file) if folder else file.unlink()
                 removed += 1
     return removed
 
@@ -180,7 +184,7 @@ def require_writable(directory: Path) -> None:
                 where=directory,
                 hint="choose another directory",
             )
-        probe = _temporary_name(there / "probe", suffix="")
+        probe = temporary_name(there / "probe", suffix="")
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise failure(directory, error) from error
@@ -218,7 +222,8 @@ def _make_folder(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
-def _temporary_name(path: Path, *, suffix: str) -> Path:
+def temporary_name(path: Path, *, suffix: str = "") -> Path:
+    """A new name beside ``path`` that ``sweep`` recognises once this process is gone."""
     # File names end at 255 bytes and the final one may use them all: keep 80 of it.
     stem = os.fsencode(path.name)[:80].decode("utf-8", "ignore")
     random = secrets.token_hex(4)

@@ -129,6 +129,12 @@ def error_to_rgb(error: Tensor, *, mask: Tensor | None = None, high: float | Non
     return _scale(magnitude / max(top, 1e-12), known, _ERROR_KNOTS)
 
 
+def heat_to_rgb(values: Tensor, low: float, high: float) -> Tensor:
+    """``[...]`` similarities to ``[..., 3]``: ``low`` is dark blue, ``high`` bright yellow."""
+    known = torch.isfinite(values)
+    return _scale((values.double() - low) / max(high - low, 1e-12), known, _ERROR_KNOTS)
+
+
 def _scale(
     position: Tensor, known: Tensor, knots: tuple[tuple[float, float, float], ...]
 ) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from fit3d_cli.capture.base import Distortion
 from fit3d_cli.capture.frames import load_frame
 from fit3d_cli.capture.ply_points import read_ply_points
-from fit3d_cli.capture.read import find_captures, read_capture, view_cameras
+from fit3d_cli.capture.read import read_capture, view_cameras
 from fit3d_cli.errors import CaptureError, UnknownNameError
 
 LAYOUTS = ["rgbd", "transforms", "cameras-json", "colmap"]
@@ -223,35 +223,6 @@ def test_cameras_of_another_resolution_are_rescaled(trees, tmp_path: Path) -> No
     capture = read_capture(tmp_path / "c")
     torch.testing.assert_close(capture.views[0].K, trees.K)
     assert capture.notes == ("cameras of 96x64 rescaled to photos of 48x32",)
-
-
-def test_find_captures(trees, tmp_path: Path) -> None:
-    for layout in reversed(LAYOUTS):
-        trees.write(layout, tmp_path / "all" / layout)
-    trees.write("rgbd", tmp_path / "all/.hidden")
-    (tmp_path / "all/empty").mkdir()
-    assert [p.name for p in find_captures(tmp_path / "all")] == sorted(LAYOUTS)
-    assert [p.name for p in find_captures(tmp_path / "all", "rgbd")] == ["rgbd"]
-    one = tmp_path / "all/colmap"
-    assert find_captures(one) == [one]
-    with pytest.raises(UnknownNameError, match="rgbd"):
-        find_captures(one, "rgdb")
-    with pytest.raises(CaptureError, match=r"RGB-D"):
-        find_captures(one, "rgbd")
-
-
-def test_nothing_found_says_what_is_expected(trees, tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match=r"transforms\.json.*COLMAP|COLMAP.*transforms\.json"):
-        find_captures(tmp_path)
-    trees.save(tmp_path / "images/a.jpg", trees.texture(0))
-    with pytest.raises(CaptureError, match="colmap automatic_reconstructor"):
-        find_captures(tmp_path)
-    with pytest.raises(CaptureError, match="no such directory"):
-        find_captures(tmp_path / "absent")
-    with pytest.raises(CaptureError, match="a file"):
-        find_captures(tmp_path / "images/a.jpg")
-    with pytest.raises(CaptureError, match="without camera poses"):
-        read_capture(tmp_path)
 
 
 def test_two_layouts_in_one_folder(trees, tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def python(*arguments: str, code: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["lift", "--help"], ["lift", ".", "--dry-run"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["lift", "--help"], ["viz", ".", "--dry-run", "--set", "viz.clusters=3"]]
+)
 def test_no_torch_for_help_and_dry_run(argv: list[str]) -> None:
     code = (
         "import sys\nfrom fit3d_cli.app import run\ncode = run(sys.argv[1:])\n"
@@ -52,7 +54,7 @@ def test_no_torch_for_help_and_dry_run(argv: list[str]) -> None:
     )
     done = python(*argv, code=code)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "lift" in done.stdout
+    assert "lift" in done.stdout or "viz.clusters" in done.stdout
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -100,7 +102,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["info", __file__, "--set", "lift.dim=3"], "--set lift.features.dim", "not used"),
         (["export", "no.f3d"], "no.f3d", "no such file or directory"),
         (["export", __file__, "--to", "exe"], "--to", "ply"),
-        (["export", __file__, "--out", __file__], __file__, "--force"),
+        (["export", __file__], __file__, "name a .f3d archive"),
     ],
 )
 def test_bad_input_is_exit_2_and_one_line(
@@ -130,8 +132,8 @@ def test_bad_input_is_exit_2_and_one_line(
         (PermissionError(errno.EACCES, "Permission denied", "/d"), 3, "change the permissions"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/d/a"), 2, "/d/a: no such file"),
         (ValueError("two\nlines"), 4, "run again with --debug"),
-        (KeyboardInterrupt(), 130, "run the same command again to resume"),
-        (app.Terminated(), 143, "run the same command again to resume"),
+        (KeyboardInterrupt(), 130, "are kept; to go on: fit3d lift /"),
+        (app.Terminated(), 143, "are kept; to go on: fit3d lift /"),
     ],
 )
 def test_exit_codes(
@@ -187,40 +189,40 @@ def test_json_error_is_one_object_and_the_line(
 
 @pytest.mark.parametrize("before", [True, False])
 def test_common_options_before_or_after_the_verb(
-    before: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    before: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["--json", "--dry-run", "--seed", "7", "--workspace", "w", "--set", "lift.dim=5"]
-    verb = ["lift", str(tmp_path)]
+    common = ["--json", "--dry-run", "--seed", "7", "--workspace", "w", "--set", "probe.steps=5"]
+    verb = ["probe", "seg", "camvid"]
     assert app.run([*common, *verb] if before else [*verb, *common]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["common"]["seed"] == 7
     assert shown["common"]["workspace"] == "w"
-    assert shown["settings"]["lift.features.dim"] == {"value": 5, "from": "--set"}
-    assert shown["inputs"] == {"scans": [str(tmp_path)]}
+    assert shown["settings"]["probe.steps"] == {"value": 5, "from": "--set"}
+    assert shown["inputs"] == {"task": "seg", "dataset": "camvid"}
 
 
 def test_options_after_the_verb_win_and_sets_add_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["--seed", "1", "--set", "lift.dim=5", "lift", str(tmp_path), "--seed", "2"]
-    assert app.run([*argv, "--set", "lift.heldout=0", "--json", "--dry-run"]) == 0
+    argv = ["--seed", "1", "--set", "viz.clusters=5", "viz", str(tmp_path), "--seed", "2"]
+    assert app.run([*argv, "--set", "viz.tiles=0", "--json", "--dry-run"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["common"]["seed"] == 2
-    assert shown["settings"]["lift.features.dim"]["value"] == 5
-    assert shown["settings"]["lift.heldout"]["value"] == 0
+    assert shown["settings"]["viz.clusters"]["value"] == 5
+    assert shown["settings"]["viz.tiles"]["value"] == 0
 
 
 def test_dry_run_table_names_every_source_and_writes_nothing(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["lift", str(tmp_path), "--workspace", str(workspace), "--dry-run"]
-    assert app.run([*argv, "--profile", "quick", "--set", "lift.heldout=0", "--dim", "9"]) == 0
+    argv = ["viz", str(tmp_path), "--workspace", str(workspace), "--dry-run"]
+    assert app.run([*argv, "--profile", "quick", "--set", "viz.tiles=0", "--clusters", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    source = {line.split()[0]: line for line in lines if line.startswith("lift.")}
-    assert "profile quick" in source["lift.geometry.iterations"]
-    assert "--set" in source["lift.heldout"]
-    assert "--dim" in source["lift.features.dim"]
-    assert "default" in source["lift.reader"]
+    source = {line.split()[0]: line for line in lines if line.startswith("viz.")}
+    assert "profile quick" in source["viz.backbone.width"]
+    assert "--set" in source["viz.tiles"]
+    assert "--clusters" in source["viz.clusters"]
+    assert "default" in source["viz.fps"]
     assert not workspace.exists()
 
 
@@ -232,9 +234,11 @@ def test_sigterm_becomes_143() -> None:
         "sys.modules['fit3d_cli.lifting.lift'] = stage\n"
         "from fit3d_cli.app import main\nmain()"
     )  # fmt: skip
-    done = python("lift", ".", code=code)
+    done = python("lift", ".", "--dim", "8", code=code)
     assert done.returncode == 128 + signal.SIGTERM
-    assert done.stderr == "fit3d: interrupted - run the same command again to resume\n"
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("fit3d: interrupted - finished scenes") and "checkpoint" in last
+    assert last.endswith("; to go on: fit3d lift . --dim 8")
 
 
 def test_reader_that_goes_away_is_silent() -> None:
@@ -243,7 +247,7 @@ def test_reader_that_goes_away_is_silent() -> None:
     os.close(reader)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", code, "lift", ".", "--dry-run"],
+            [sys.executable, "-c", code, "viz", ".", "--dry-run"],
             stdout=writer, stderr=subprocess.PIPE, timeout=60,
             cwd=Path(app.__file__).parent.parent,
         )  # fmt: skip
@@ -272,4 +276,38 @@ def test_a_stop_that_a_finaliser_swallowed_is_asked_for_again() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=15, check=False
     )
     assert done.returncode == 143
-    assert "run the same command again" in done.stderr
+    assert "fit3d: interrupted - nothing half-written is left" in done.stderr
+
+
+def test_how_to_resume_quotes_and_knows_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    told = app.how_to_resume(["--seed", "3", "finetune", "my rooms/a.f3d"])
+    assert told == (
+        "targets and the last checkpoint are kept; to go on: fit3d --seed 3 finetune "
+        "'my rooms/a.f3d'"
+    )
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert app.how_to_resume(["finetune"]).endswith("run the same torchrun command again to go on")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_and_answers_come_without_torch(shell: str) -> None:
+    code = (
+        "import sys\nfrom fit3d_cli.app import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    heavy = {'torch', 'timm', 'gsplat', 'numpy'} & set(sys.modules)\n"
+        "    print(heavy, file=sys.stderr)"
+    )
+    script = python("--show-completion", shell, code=code)
+    assert script.returncode == 0 and "_FIT3D_COMPLETE=" in script.stdout
+    environment = {**os.environ, "_FIT3D_COMPLETE": f"complete_{shell}",
+                   "COMP_WORDS": "fit3d fine", "COMP_CWORD": "1",
+                   "_TYPER_COMPLETE_ARGS": "fit3d fine",
+                   "_TYPER_COMPLETE_FISH_ACTION": "get-args"}  # fmt: skip
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+        env=environment, cwd=Path(app.__file__).parent.parent,
+    )  # fmt: skip
+    assert "finetune" in answer.stdout
+    for done in (script, answer):
+        assert done.stderr.splitlines()[-1] == "set()"

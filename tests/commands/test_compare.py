@@ -64,13 +64,13 @@ def test_everything_is_passed_on(
     out = capsys.readouterr().out
     assert "tuned (best)" in out and "+0.01 to +0.05" in out and "mIoU ↑" in out
     assert "0.45 to 0.55" in out and "101 images" in out
-    assert "note: a remark" in out and "report: out/compare/index.html" in out
+    assert "note: a remark" in out and "page: out/compare/index.html" in out
 
 
 def test_json_is_one_object(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["compare", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["report"] == "out/compare/index.html"
+    assert told["page"] == told["report"] == "out/compare/index.html"
     assert told["pictures"][0] == {
         "name": "a.png", "path": "a.png", "cosine": 0.98, "norm_ratio": 1.01,
     }  # fmt: skip

@@ -45,6 +45,7 @@ def lifted(name: str, error: str | None = None, skipped: bool = False) -> types.
         name=name, path=None if error else Path(f"out/scenes/{name}.f3d"), gaussians=12,
         psnr_heldout=21.5, feature_cosine_heldout=float("nan"), seconds=1.25, error=error,
         skipped=skipped, metrics={"feature_l1_heldout": 0.5}, exit_code=2 if error else 0,
+        notes=() if error else ("7 of 9 photos got a pose",), source={"photos": 9},
     )  # fmt: skip
 
 
@@ -69,8 +70,8 @@ def test_lift_passes_everything_on(
     assert "chatter" not in shown.out
     assert "21.5" in shown.out
     assert "kept" in shown.out
-    assert "room: geometry  2/2  PSNR 20.0 dB" in shown.err
-    assert "next: fit3d render out/scenes/a.f3d --workspace w" in shown.err
+    assert "[3/7] room: geometry  2/2" in shown.err and "  PSNR 20.0 dB" in shown.err
+    assert "next: fit3d viz out/scenes/a.f3d --workspace w" in shown.err
 
 
 def test_lift_json_is_pure(lift: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +82,7 @@ def test_lift_json_is_pure(lift: Stage, tmp_path: Path, capsys: pytest.CaptureFi
         "name": "a", "path": "out/scenes/a.f3d", "gaussians": 12, "psnr_heldout": 21.5,
         "feature_cosine_heldout": None, "seconds": 1.25, "skipped": False, "error": None,
         "metrics": {"feature_l1_heldout": 0.5},
+        "notes": ["7 of 9 photos got a pose"], "source": {"photos": 9},
     }  # fmt: skip
 
 
@@ -159,7 +161,10 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Stage:
     })  # fmt: skip
     drift = {"cosine": Figure(0.9, 24, 0.88, 0.93), "norm_ratio": Figure(1.1, 24)}
     report = Report("seg", "camvid", rows, 30, notes=("few images " * 12,), drift=drift)
-    stage = Stage(types.SimpleNamespace(report=report, path=Path("w/reports/seg-camvid.json")))
+    written = Path("w/reports/seg-camvid.json")
+    stage = Stage(
+        types.SimpleNamespace(report=report, path=written, page=written.with_suffix(".html"))
+    )
     install(monkeypatch, "fit3d_cli.probing.run", run_probe=stage)
     return stage
 
@@ -217,6 +222,7 @@ def test_probe_json_is_the_report(probe: Stage, capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out) == {
         **probe.result.report.to_dict(),
         "path": "w/reports/seg-camvid.json",
+        "page": "w/reports/seg-camvid.html",
     }
 
 

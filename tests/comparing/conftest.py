@@ -30,12 +30,16 @@ from fit3d_cli.workspace import Workspace
 EVIL = "<script>alert(1)</script>.png"
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass
 class FakeBackbone:
     """Tokens are a fixed linear function of each patch's mean colour."""
 
     channels: int = 6
     patch_size: int = 8
+    device: torch.device = CPU
     gain: float = 1.0
     calls: int = 0
 

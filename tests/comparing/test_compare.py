@@ -1,23 +1,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from fit3d_cli.comparing.compare import commands, compare
+from fit3d_cli.capture.photos import Photos, photos_of_path
+from fit3d_cli.comparing.compare import compare
 from fit3d_cli.comparing.inputs import (
-    Photos,
     load_reports,
-    photos_of_path,
     photos_of_scene,
     photos_of_workspace,
     scene_rows,
 )
-from fit3d_cli.comparing.look import viz_subject
 from fit3d_cli.comparing.models import load_base, load_pair, load_two
 from fit3d_cli.errors import ArchiveError, CaptureError, ImageError, SettingsError, UnknownNameError
-from fit3d_cli.settings import BackboneSettings, CompareSettings, VizSettings
+from fit3d_cli.settings import BackboneSettings, CompareSettings
 from fit3d_cli.workspace import Workspace
 
 SMALL = BackboneSettings(width=48)
@@ -117,8 +116,13 @@ def test_the_cautions_of_a_report_are_repeated(full_workspace: Path) -> None:
     path.write_text(json.dumps(told), "utf-8")
     pair = load_pair(Workspace(full_workspace), BackboneSettings())
     (report,), remarks = load_reports(path.parent, pair)
-    assert remarks == ("Depth on office: tuned was trained on scene office.",)
-    assert "depth office" in commands([report])[0] and commands([report])[0].endswith("--seed 3")
+    assert not remarks and report.cautions == ("tuned was trained on scene office",)
+    result = compare(
+        [], CompareSettings(backbone=SMALL, images=1), workspace=full_workspace, device="cpu"
+    )
+    assert result.remarks[0] == "Depth on office: tuned was trained on scene office."
+    text = result.page.read_text("utf-8")
+    assert "caution" in text and re.search("fit3d probe depth office .* --seed 3", text)
 
 
 def test_reports_that_cannot_be_read_are_named(full_workspace: Path) -> None:
@@ -135,7 +139,8 @@ def test_reports_that_cannot_be_read_are_named(full_workspace: Path) -> None:
 def test_scene_rows(full_workspace: Path) -> None:
     bad = full_workspace / "scenes" / "bad.f3d"
     bad.write_bytes(b"nothing")
-    rows, remarks = scene_rows(Workspace(full_workspace).scene_paths())
+    rows, settings, remarks = scene_rows(Workspace(full_workspace).scene_paths())
+    assert settings == {"room": {"dim": 4}} or settings == {}
     assert len(rows) == 1 and remarks[0].startswith("Left out bad.f3d")
     assert rows[0]["gaussians"] == 40 and rows[0]["psnr_heldout"] == 21.5
 
@@ -162,15 +167,4 @@ def test_photos_of_captures_folders_and_scenes(
 
 def test_photos_are_spread_evenly() -> None:
     many = Photos(tuple(map(Path, "abcdefghij")), tuple("abcdefghij"))
-    assert many.spread(2).names == ("c", "h") and many.spread(99) is many
-
-
-def test_viz_of_a_photo_with_a_tuned_model(
-    full_workspace: Path, photos: list[Path], tmp_path: Path
-) -> None:
-    settings = VizSettings(backbone=SMALL, tuned="tuned", clusters=2)
-    out = tmp_path / "look.png"
-    files = viz_subject(photos[0], settings, workspace=full_workspace, out=out, device="cpu")
-    assert files == [out] and out.is_file()
-    with pytest.raises(SettingsError, match="do not fit into one file"):
-        viz_subject(photos[0].parent, settings, workspace=full_workspace, out=out, device="cpu")
+    assert many.spread(2).names == ("c", "h") and many.spread(99) == many

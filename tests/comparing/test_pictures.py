@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fit3d_cli.comparing.look import file_names, viz_images
-from fit3d_cli.comparing.pictures import compare_pictures, tokens_of
+from fit3d_cli.backbones.looking import tokens_of
+from fit3d_cli.comparing.pictures import compare_pictures
 from fit3d_cli.errors import ImageError
-from fit3d_cli.images import read_image, save_png
+from fit3d_cli.images import save_png
 from fit3d_cli.progress import Progress
 
 
@@ -83,47 +83,3 @@ def test_a_damaged_photo_is_named(photos: list[Path], fake: Callable[..., Any]) 
     with pytest.raises(ImageError) as error:
         look(photos, fake(), fake())
     assert error.value.where == str(photos[1])
-
-
-@pytest.mark.parametrize("method", ["pca", "kmeans"])
-def test_viz_of_a_folder_shares_its_colours(
-    tmp_path: Path, photos: list[Path], fake: Callable[..., Any], method: str
-) -> None:
-    same = [photos[0], tmp_path / "copy.png", photos[2]]
-    same[1].write_bytes(photos[0].read_bytes())
-    options: dict[str, Any] = {"width": 48, "batch": 2, "method": method, "names": ["x", "x", "y"]}
-    files = viz_images(same, [("m", fake())], tmp_path / "viz", **options)
-    assert [f.name for f in files] == ["x.png", "x-2.png", "y.png"]
-    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
-    one = viz_images(same[:1], [("m", fake())], tmp_path / "viz", **{**options, "names": ["x"]})
-    assert len(one) == 1
-    both = viz_images(same[:1], [("base", fake()), ("tuned", fake())], tmp_path / "two.png",
-                      width=48, batch=2, method=method)  # type: ignore[arg-type]  # fmt: skip
-    assert both == [tmp_path / "two.png"]
-    assert read_image(both[0]).shape[1] > read_image(files[0]).shape[1]
-
-
-def test_viz_of_many_photos_streams_them(
-    tmp_path: Path, photos: list[Path], fake: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fit3d_cli.comparing.look.MAX_FIT", 2)
-    events: list[Progress] = []
-    model = fake()
-    files = viz_images(photos, [("m", model)], tmp_path / "viz", width=48, batch=1,
-                       on_event=events.append)  # fmt: skip
-    assert (events[-1].done, events[-1].total) == (3, 3)
-    assert model.calls == 3, "no photo goes through the model twice"
-    names = [path.name for path in photos]
-    ends = viz_images(photos[::2], [("m", fake())], tmp_path / "ends", width=48, batch=1,
-                      names=names[::2])  # fmt: skip
-    assert [f.read_bytes() for f in files[::2]] == [f.read_bytes() for f in ends]
-    middle = read_image(files[1])
-    assert not np.array_equal(middle, read_image(files[0]))
-
-
-def test_file_names_are_plain_and_unique() -> None:
-    wild = ["a/b.png", "a-b.jpg", "A/B.png", "../../etc/passwd", "<script>.png", "...", "漢字.png"]
-    assert file_names(wild) == [
-        "a-b.png", "a-b-2.png", "A-B-3.png", "etc-passwd.png", "script.png", "picture.png",
-        "picture-2.png",
-    ]  # fmt: skip

@@ -254,7 +254,7 @@ CASES: dict[str, Case] = {
     "viz method": Case(f"viz {SCENE} --method tsne", "--method", "pca"),
     "viz clusters": Case(f"viz {SCENE} --clusters 1", "--clusters", "> 1"),
     "viz tuned missing": Case("viz rooms/room-0 --tuned gone", "gone", "no such"),
-    "viz many in one": Case("viz rooms/room-0 --backbone tiny --out a.png", "--out", "directory"),
+    "viz many in one film": Case("viz rooms/room-0 --backbone tiny --out a.mp4", "--out", "no film"),
     "viz scene with model": Case(f"viz {SCENE} --backbone tiny", "--backbone", "leave"),
     "viz captures wrong": Case(f"viz {SCENE} --captures weights", "weights"),
     # render, export, info, demo
@@ -265,7 +265,7 @@ CASES: dict[str, Case] = {
         f"render {SCENE} --views orbit --what features", "--what", "pca"),
     "render width": Case(f"render {SCENE} --width 0", "--width", "> 0"),
     "export exists": Case(f"export {SCENE} --out small.toml", "small.toml", "--force"),
-    "export onto a folder": Case(f"export {SCENE} --out rooms --force", "rooms", code=3),
+    "export onto a folder": Case(f"export {SCENE} --out rooms --force", "rooms", ".ply"),
     "export format": Case(f"export {SCENE} --to obj", "--to", "ply"),
     "info of a picture": Case("info rooms/room-0/frame-000000.color.png", "color.png", "not a"),
     "demo backbone": Case("demo --set lift.backbone.name=nope", "nope", "choose"),
@@ -328,6 +328,6 @@ def test_captures_mends_a_moved_capture(world: Path, folder: str) -> None:
     assert app.run(argv) == 2
     assert app.run([*argv, "--captures", *folder.split()]) == 0
     assert (world / "out/models/fresh/config.json").is_file()
-    for line in (f"viz {SCENE}", f"compare {SCENE}"):
+    for line in (f"viz {SCENE} --sheet", f"compare {SCENE}"):
         more = ["--captures", "elsewhere", "--workspace", "out", "--profile", "small.toml", "-q"]
         assert app.run([*line.split(), *more]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -274,7 +275,10 @@ def test_interrupted(place: Place, fit3d, number: int, code: int) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
-    assert err.splitlines()[-1] == "fit3d: interrupted - run the same command again to resume"
+    last = err.splitlines()[-1]
+    assert last.startswith("fit3d: interrupted - finished scenes, tokens, and the geometry")
+    again = shlex.join(["fit3d", *map(str, argv), "--set", "lift.geometry.iterations=20000"])
+    assert last.endswith(f"; to go on: {again}")
     assert "Traceback" not in err
     assert not list(workspace.rglob("*.f3dtmp")) + list(workspace.rglob("*.lock"))
     every_file_is_whole(workspace)

@@ -82,6 +82,7 @@ def test_the_record_holds_facts_and_no_paths(
         assert str(secret) not in text
     card = (tuned.path / "README.md").read_text()
     assert "hall, attic" in card and f"{tuned.heldout_after:.4f}" in card
+    assert (tuned.path / "hubconf.py").is_file() and "torch.hub.load(" in card
 
 
 def test_a_finished_run_is_kept(

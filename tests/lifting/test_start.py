@@ -11,11 +11,12 @@ import torch
 
 from fit3d_cli.capture.base import Capture, SparsePoints
 from fit3d_cli.capture.frames import load_frame
-from fit3d_cli.errors import ArchiveError, CaptureError
-from fit3d_cli.export import write_ply
+from fit3d_cli.errors import ArchiveError, CaptureError, SettingsError
+from fit3d_cli.formats import write_gaussians
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.lifting import start as module
-from fit3d_cli.lifting.start import first_gaussians
+from fit3d_cli.lifting.geometry import GeometryFit
+from fit3d_cli.lifting.start import check_ply, first_gaussians, projected
 from fit3d_cli.lifting.views import Frames
 from fit3d_cli.progress import ignore
 from fit3d_cli.settings import GeometrySettings
@@ -150,7 +151,7 @@ def test_starting_from_a_ply(capture: Capture, frames: Frames, tmp_path: Path) -
     made = begin(capture, frames, tmp_path, init="random", sh_degree=2)
     made.sh[:, 1:] = 0.25
     path = tmp_path / "start.ply"
-    write_ply(path, made)
+    write_gaussians(path, made)
     for degree, coefficients in ((0, 1), (1, 4), (3, 16)):
         read = begin(capture, frames, tmp_path, init="ply", ply=str(path), sh_degree=degree)
         assert read.sh.shape == (250, coefficients, 3)
@@ -162,3 +163,55 @@ def test_starting_from_a_ply(capture: Capture, frames: Frames, tmp_path: Path) -
     path.write_bytes(b"ply\nnonsense")
     with pytest.raises(ArchiveError):
         begin(capture, frames, tmp_path, init="ply", ply=str(path))
+
+
+def test_without_training_the_file_stays_as_it_is(
+    capture: Capture, frames: Frames, tmp_path: Path
+) -> None:
+    made = begin(capture, frames, tmp_path, init="random", sh_degree=3)
+    made.sh[:, 1:] = 0.25
+    made.opacities[:9] = 0.001  # what a fit would prune
+    for name in ("peer.ply", "peer.spz"):
+        path = tmp_path / name
+        write_gaussians(path, made)
+        # Neither the degree nor the number of the settings holds for it.
+        kept = begin(
+            capture, frames, tmp_path, init="ply", ply=str(path), iterations=0, sh_degree=1,
+            init_gaussians=10,
+        )  # fmt: skip
+        assert kept.sh.shape == (250, 16, 3)
+        assert (kept.sh - made.sh).abs().max() < 0.02
+        settings = GeometrySettings(iterations=0)
+        fit = GeometryFit(kept, frames, TRAIN, settings, 0)
+        after = fit.run(ignore, "geometry", None)
+        assert torch.equal(after.means, kept.means) and torch.equal(after.sh, kept.sh)
+        torch.testing.assert_close(after.opacities, kept.opacities)
+
+
+def test_a_file_in_another_frame_is_refused_with_figures(
+    capture: Capture, frames: Frames, tmp_path: Path
+) -> None:
+    made = begin(capture, frames, tmp_path, init="random")
+    path = tmp_path / "peer.ply"
+    share, views = projected(made.means, frames.cameras[TRAIN])
+    assert share == 1 and views == 6  # they were drawn inside the frusta
+    # One in fifty is where it belongs.
+    write_gaussians(path, dataclasses.replace(made, means=made.means + 1e3 * (
+        torch.arange(250) % 50 > 0)[:, None]))  # fmt: skip
+    with pytest.raises(ArchiveError, match=r"2\.0% of its 250 Gaussians .* 6 training views"):
+        begin(capture, frames, tmp_path, init="ply", ply=str(path), iterations=0)
+    write_gaussians(path, made.select(torch.zeros(250, dtype=torch.bool)))
+    with pytest.raises(ArchiveError, match="holds no Gaussians"):
+        begin(capture, frames, tmp_path, init="ply", ply=str(path))
+
+
+def test_one_file_belongs_to_one_capture(tmp_path: Path) -> None:
+    path = tmp_path / "peer.spz"
+    path.touch()
+    settings = GeometrySettings(init="ply", ply=str(path))
+    check_ply(settings)
+    with pytest.raises(SettingsError, match="for 3 captures - lift them one by one"):
+        check_ply(settings, 3)
+    path.unlink()
+    with pytest.raises(SettingsError, match="no such file"):
+        check_ply(settings)

@@ -464,11 +464,11 @@ def test_a_killed_training_goes_on_where_it_was(
     models = {"base": Colours((0, 1)), "tuned": Colours((1, 2))}
     events: list[Progress] = []
 
-    def run(listener: Callable[[Progress], None], folder: Path | None) -> dict[str, Measured]:
+    def run(listener: Callable[[Progress], None], folder: Path | None) -> Mapping[str, Measured]:
         return measure_exact(
             data, models, settings(steps=7, models=("base", "fused")), protocol, device="cpu",
             seed=3, checkpoints=folder, on_step=listener,
-        )  # fmt: skip
+        ).measured  # fmt: skip
 
     def kill(event: Progress) -> None:
         if event.stage == "heads" and event.done == 5:

@@ -48,6 +48,8 @@ class Source:
             ``CaptureError``, ``ImageError`` or ``EnvironmentFault``.
         files: The files whose content decides the result, for recognising finished work.
         options: Names of the ``SourceOptions`` that it uses.
+        describe: What was found, one line; the layout where None.
+        room: Bytes that the capture takes, roughly; as much as ``files`` where None.
     """
 
     layout: str
@@ -55,6 +57,8 @@ class Source:
     make: Callable[[Path, Path, SourceOptions, OnEvent], None]
     files: Callable[[Path], list[Path]]
     options: tuple[str, ...] = ()
+    describe: Callable[[Path], str] | None = None
+    room: Callable[[Path], int] | None = None
 
 
 SOURCES: Registry[Source] = Registry("capture source", "fit3d_cli.capture.sources")

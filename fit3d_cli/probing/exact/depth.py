@@ -110,27 +110,43 @@ class DepthJob:
         nearest, farthest = depth_range(self.dataset, self.settings)
         scores = {row: DepthScores(nearest, farthest) for row in heads}
         for number, sample in enumerate(self.val, start=1):
-            depth = read_target(self.dataset, sample)
-            valid = where_valid(self.dataset, depth, self.settings, scored=True,
-                                parity=self.protocol.parity_box,
-                                where=sample.image_path)  # fmt: skip
-            if bool(valid.any()):
-                picture = as_picture(read_photo(self.dataset, sample)) / 255
-                frame = self.frozen.frame(*depth.shape)
-                views = [picture, mirror(picture)] if self.dataset.test_flip else [picture]
-                seen = self.frozen.see(views, frame)
-                for row, head in heads.items():
-                    assert isinstance(head, DepthHead)
-                    guesses = [self._depth(head, row, one, frame) for one in seen]
-                    guess = guesses[0]
-                    if len(guesses) == 2:
-                        guess = (guess + mirror(guesses[1])) / 2
-                    scores[row].add(guess, depth, valid)
-            else:
-                for one in scores.values():
-                    one.add(None, depth, valid)
+            depth, valid = self._truth(sample)
+            guesses = self.predict(heads, sample, depth, valid)
+            for row, one in scores.items():
+                one.add(guesses.get(row), depth, valid)
             self.on_step(Progress("scoring", number, len(self.val)))
         return {row: one.measured() for row, one in scores.items()}
+
+    @torch.no_grad()
+    def predict(
+        self, heads: Mapping[str, nn.Module], sample: Sample, depth: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """``[H, W]`` metres of a picture by row; empty if no pixel of it is scored."""
+        if not bool(valid.any()):
+            return {}
+        picture = as_picture(read_photo(self.dataset, sample)) / 255
+        frame = self.frozen.frame(*depth.shape)
+        views = [picture, mirror(picture)] if self.dataset.test_flip else [picture]
+        seen = self.frozen.see(views, frame)
+        made = {}
+        for row, head in heads.items():
+            assert isinstance(head, DepthHead)
+            guesses = [self._depth(head, row, one, frame) for one in seen]
+            both = len(guesses) == 2
+            made[row] = (guesses[0] + mirror(guesses[1])) / 2 if both else guesses[0]
+        return made
+
+    def shown(self, heads: Mapping[str, nn.Module], index: int) -> dict[str, Tensor]:
+        """``predict`` of the scored picture with this index."""
+        sample = self.val[index]
+        return self.predict(heads, sample, *self._truth(sample))
+
+    def _truth(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Depths of a scored picture, and where they count."""
+        depth = read_target(self.dataset, sample)
+        valid = where_valid(self.dataset, depth, self.settings, scored=True,
+                            parity=self.protocol.parity_box, where=sample.image_path)  # fmt: skip
+        return depth, valid
 
     def _depth(self, head: DepthHead, row: str, seen: Seen, frame: Frame) -> Tensor:
         """``[H, W]`` metres of a picture."""

@@ -16,10 +16,10 @@ from fit3d_cli.probing.exact.frozen import DenseModel, Frozen
 from fit3d_cli.probing.exact.protocol import DepthProtocol, Schedule, SegProtocol
 from fit3d_cli.probing.exact.seg import SegJob
 from fit3d_cli.probing.exact.training import Training, finish, train_heads
+from fit3d_cli.probing.scores import Scored
 from fit3d_cli.probing.split import Dataset, spread
 from fit3d_cli.progress import OnEvent
 from fit3d_cli.settings import ProbeSettings
-from fit3d_cli.statistics import Measured
 
 
 def measure_exact(
@@ -32,7 +32,7 @@ def measure_exact(
     seed: int,
     checkpoints: Path | None,
     on_step: OnEvent,
-) -> dict[str, Measured]:
+) -> Scored:
     """Train and score a head per row of ``settings.models`` as published.
 
     Args:
@@ -71,7 +71,7 @@ def measure_exact(
     heads = train_heads(job, frozen, training, on_step)
     measured = job.score(heads)
     finish(training)
-    return measured
+    return Scored(measured, lambda index: job.shown(heads, index))
 
 
 def _identity(

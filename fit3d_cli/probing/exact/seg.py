@@ -98,15 +98,26 @@ class SegJob:
         scores = {row: SegScores(self.dataset) for row in heads}
         for number, sample in enumerate(self.val, start=1):
             labels = read_target(self.dataset, sample)
-            if bool((labels != self.dataset.ignore_index).any()):
-                windows = self._windows(sample)
-                for row, head in heads.items():
-                    scores[row].add(self._predict(head, row, windows, labels.shape), labels)
-            else:
-                for one in scores.values():
-                    one.add(None, labels)
+            guesses = self.predict(heads, sample, labels)
+            for row, one in scores.items():
+                one.add(guesses.get(row), labels)
             self.on_step(Progress("scoring", number, len(self.val)))
         return {row: one.measured() for row, one in scores.items()}
+
+    @torch.no_grad()
+    def predict(
+        self, heads: Mapping[str, nn.Module], sample: Sample, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """``[H, W]`` classes of a picture by row; empty if no pixel of it is labelled."""
+        if not bool((labels != self.dataset.ignore_index).any()):
+            return {}
+        windows = self._windows(sample)
+        return {row: self._predict(head, row, windows, labels.shape) for row, head in heads.items()}
+
+    def shown(self, heads: Mapping[str, nn.Module], index: int) -> dict[str, Tensor]:
+        """``predict`` of the scored picture with this index."""
+        sample = self.val[index]
+        return self.predict(heads, sample, read_target(self.dataset, sample))
 
     def _windows(self, sample: Sample) -> _Windows:
         picture = as_picture(read_photo(self.dataset, sample))

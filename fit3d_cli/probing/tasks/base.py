@@ -6,7 +6,7 @@ data and fails early, before any model is loaded; what it returns is then called
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.errors import SettingsError
+from fit3d_cli.pages.pictures import Shown
 from fit3d_cli.progress import OnEvent, ignore
 from fit3d_cli.registry import Registry
 from fit3d_cli.report import Report
@@ -57,10 +58,12 @@ class Prepared:
         measure: Models by name (``base``, ``tuned``, as far as the rows need them) to the report;
             its notes say how was measured, the caller adds which models.
         pictures: Scored photos, on which the caller measures the drift of the tuned model.
+        show: After ``measure``: captioned pictures of a scored item, by its index in the samples.
     """
 
     measure: Callable[[Mapping[str, Backbone]], Report]
     pictures: tuple[Path, ...]
+    show: Callable[[int], Sequence[Shown]] | None = None
 
 
 # Settings of ``probe`` that every task reads.

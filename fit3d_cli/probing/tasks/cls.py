@@ -15,6 +15,7 @@ from fit3d_cli.backbones.cache import image_digest
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.datasets.image_folder import LAYOUT, ClassDataset, ClassPicture, read_image_folder
 from fit3d_cli.probing.assembly import PARTS, assemble, require_no_head
+from fit3d_cli.probing.examples import photos_of
 from fit3d_cli.probing.knn import Summaries, class_scores, summarise, top_hits
 from fit3d_cli.probing.tasks.base import TASKS, Prepared, Question, Task
 from fit3d_cli.report import CAUTION, Report
@@ -41,7 +42,8 @@ def prepare(question: Question) -> Prepared:
     def measure(models: Mapping[str, Backbone]) -> Report:
         return _measure(question, dataset, train, val, models)
 
-    return Prepared(measure, tuple(picture.image_path for picture in val))
+    show = photos_of([(("photo", picture.image_path),) for picture in val])
+    return Prepared(measure, tuple(picture.image_path for picture in val), show)
 
 
 def _measure(
@@ -103,7 +105,8 @@ def _measure(
             *notes,
             f"{CAUTION}{double} of the scored pictures are among the known ones, byte by byte",
         )
-    return Report("cls", dataset.name, rows, len(val), notes=notes)
+    items = tuple(picture.name for picture in val)
+    return Report("cls", dataset.name, rows, len(val), notes=notes, items=items)
 
 
 def _features(row: str, summaries: Mapping[str, Summaries], kind: str) -> torch.Tensor:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from fit3d_cli.probing.corr import (
     sure_figures,
     sure_truth,
 )
+from fit3d_cli.probing.examples import photos_of
 from fit3d_cli.probing.features import TokenStore
 from fit3d_cli.probing.posed import PosedViews, open_posed, token_item
 from fit3d_cli.probing.scores import BLOCK, MIN_GROUPS
@@ -55,7 +57,13 @@ def prepare(question: Question) -> Prepared:
     return Prepared(
         partial(_measure, question, posed, pairs),
         tuple(posed.views[index].image_path for index in used),
+        photos_of([_photos(posed, pair) for pair in pairs]),
     )
+
+
+def _photos(posed: PosedViews, pair: ViewPair) -> tuple[tuple[str, Path], ...]:
+    first, second = posed.views[pair.first], posed.views[pair.second]
+    return ("asks", first.image_path), ("answers", second.image_path)
 
 
 def _measure(
@@ -104,6 +112,7 @@ def _measure(
         len(pairs),
         over="pairs",
         notes=(*_notes(question, posed, pairs, count), _grouping(block)),
+        items=tuple(f"{posed.views[p.first].name} → {posed.views[p.second].name}" for p in pairs),
     )
 
 

@@ -22,6 +22,7 @@ from fit3d_cli.errors import DatasetError
 from fit3d_cli.geometry.grids import interpolate
 from fit3d_cli.images import image_size
 from fit3d_cli.probing.assembly import require_no_head
+from fit3d_cli.probing.examples import photos_of
 from fit3d_cli.probing.matching_tasks.pictures import (
     RowTokens,
     chosen_width,
@@ -65,7 +66,8 @@ def prepare(question: Question) -> Prepared:
     def measure(models: Mapping[str, Backbone]) -> Report:
         return _measure(question, objects, models)
 
-    return Prepared(measure, tuple(q.image for one in objects for q in one.queries))
+    paths = tuple(q.image for one in objects for q in one.queries)
+    return Prepared(measure, paths, photos_of([(("photo", path),) for path in paths]))
 
 
 def _limited(objects: tuple[PoseObject, ...], most: int) -> tuple[PoseObject, ...]:
@@ -208,6 +210,7 @@ def _report(
             " pose counts as wrong",
             f"mean over {len(objects)} objects, which are resampled whole",
         ),
+        items=tuple(f"{one.name}/{q.image.name}" for one in objects for q in one.queries),
     )  # fmt: skip
 
 

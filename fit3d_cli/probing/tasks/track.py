@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from fit3d_cli.backbones.cache import TokenItem
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.datasets.tapvid import LAYOUT, TrackedVideo, read_tapvid, strided_queries
 from fit3d_cli.images import resize_image, save_png
+from fit3d_cli.pages.pictures import Shown
 from fit3d_cli.probing.assembly import require_no_head
 from fit3d_cli.probing.matching_tasks.pictures import (
     RowTokens,
@@ -56,7 +58,7 @@ def prepare(question: Question) -> Prepared:
     def measure(models: Mapping[str, Backbone]) -> Report:
         return _measure(question, videos, models)
 
-    return Prepared(measure, _pictures(question, videos))
+    return Prepared(measure, _pictures(question, videos), partial(_show, videos))
 
 
 def _measure(
@@ -91,6 +93,7 @@ def _measure(
     return Report(
         "track", DATASET, make_rows(measured, seed=question.seed), count=len(videos),
         over="videos", notes=_notes(chosen, sizes),
+        items=tuple(video.name for video in videos),
     )  # fmt: skip
 
 
@@ -110,6 +113,12 @@ def _item(frame: NDArray[np.uint8], size: tuple[int, int]) -> TokenItem:
         return resize_image(np.array(frame), size[0], size[1])
 
     return TokenItem(_digest(frame), size, load)
+
+
+def _show(videos: Sequence[TrackedVideo], index: int) -> list[Shown]:
+    frames = videos[index].frames
+    chosen = (("first frame", 0), ("middle frame", len(frames) // 2), ("last frame", -1))
+    return [Shown(caption, np.array(frames[at]), photo=True) for caption, at in chosen]
 
 
 def _digest(frame: NDArray[np.uint8]) -> str:

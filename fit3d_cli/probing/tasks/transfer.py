@@ -20,6 +20,7 @@ from fit3d_cli.datasets.pfpascal import LAYOUT, KeypointPair, read_pfpascal
 from fit3d_cli.geometry.grids import interpolate
 from fit3d_cli.images import image_size
 from fit3d_cli.probing.assembly import require_no_head
+from fit3d_cli.probing.examples import photos_of
 from fit3d_cli.probing.matching_tasks.pck import ALPHAS, category_pck, hits, shared_groups
 from fit3d_cli.probing.matching_tasks.peaks import best_pixels
 from fit3d_cli.probing.matching_tasks.pictures import (
@@ -56,7 +57,8 @@ def prepare(question: Question) -> Prepared:
     def measure(models: Mapping[str, Backbone]) -> Report:
         return _measure(question, pairs, models)
 
-    return Prepared(measure, tuple(pictures))
+    show = photos_of([(("source", pair.source), ("target", pair.target)) for pair in pairs])
+    return Prepared(measure, tuple(pictures), show)
 
 
 def _measure(
@@ -133,6 +135,7 @@ def _report(
     return Report(
         "transfer", DATASET, make_rows(measured, groups=groups, seed=question.seed),
         count=int((points > 0).sum()), over="pairs", notes=tuple(notes),
+        items=tuple(f"{pair.source.name} → {pair.target.name}" for pair in pairs),
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Pages for people: the HTML building blocks that all reports share."""
