@@ -153,7 +153,7 @@ def test_a_command_is_measured_and_a_failure_told(tmp_path: Path) -> None:
     with pytest.raises(ablations.CommandError, match=r"exit 2: .*no such file") as caught:
         runner.run("lift", str(tmp_path / "absent"))
     assert "fit3d lift" in str(caught.value)
-    found, measured = runner.run("lift", str(tmp_path), "--dry-run")
+    found, measured = runner.run("doctor", "--dry-run")
     assert found and measured["cpu_seconds"] > 0.05 and measured["peak_bytes"] > 2**24
 
 

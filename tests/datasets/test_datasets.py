@@ -130,11 +130,11 @@ def test_unknown_names_and_tasks_are_refused(tmp_path: Path) -> None:
     assert "rooms" in caught.value.hint
 
 
-def test_masked_depth_is_unknown_and_units_are_per_sample(tmp_path: Path) -> None:
+def test_masked_depth_is_unknown(tmp_path: Path) -> None:
     save_png(tmp_path / "d.png", np.array([[500, 1000]], np.uint16))
     save_png(tmp_path / "m.png", np.array([[0, 255]], np.uint8))
     sample = Sample("s", tmp_path / "c.png", tmp_path / "d.png", tmp_path / "m.png")
-    dataset = DepthDataset("x", (sample,), (sample,), {"s": 500.0})
+    dataset = DepthDataset("x", (sample,), (sample,), scale=500.0)
     assert torch.equal(dataset.depth(sample), torch.tensor([[0.0, 2.0]]))
     save_png(tmp_path / "m.png", np.full((2, 2), 255, np.uint8))
     with pytest.raises(DatasetError, match="mask of 2x2 for depth of 2x1"):

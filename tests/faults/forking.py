@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PRELOAD = ("fit3d_cli.lifting.lift", "fit3d_cli.finetuning.finetune", "fit3d_cli.commands._show",
+PRELOAD = ("fit3d_cli.lifting.lift", "fit3d_cli.finetuning.finetune", "fit3d_cli.commands._watch",
            "gsplat.strategy")  # fmt: skip
 
 
@@ -59,7 +59,7 @@ class Trap:
             yield lambda event: self.die() if self.hit("event", event.stage) else None
 
         os.write, os.fsync, os.open = spied_write, spied_sync, spied_open
-        importlib.import_module("fit3d_cli.commands._show").progress = progress
+        importlib.import_module("fit3d_cli.commands._watch").watch = progress
 
     def hit(self, kind: str, what: str) -> bool:
         self.counts[kind] += 1

@@ -195,11 +195,11 @@ def test_photos_beside_the_capture(capture_only, capsys) -> None:
 
 NO_CAPTURE: dict[str, tuple[Damage, str, str]] = {
     "missing": (nothing, "gone", "no such file or directory"),
-    "file": (lambda r: (r / "file").touch(), "file", "not a directory"),
-    "empty folder": (lambda r: (r / "void").mkdir(), "void", "not a capture"),
-    "folder of nothing": (lambda r: (r / "void/a/b").mkdir(parents=True), "void", "not a capture"),
+    "file": (lambda r: (r / "file").touch(), "file", "neither a capture"),
+    "empty folder": (lambda r: (r / "void").mkdir(), "void", "neither a"),
+    "folder of nothing": (lambda r: (r / "void/a/b").mkdir(parents=True), "void", "neither a"),
     "photos without poses": (
-        lambda r: shutil.copytree(r / "layouts/transforms/images", r / "shots"), "shots", "colmap"),
+        lambda r: shutil.copytree(r / "layouts/transforms/images", r / "shots"), "shots", "a pose"),
     "unreadable by the named reader": (
         nothing, "rooms/room-0 --set lift.reader=colmap", "not laid out like colmap"),
     "unknown reader": (
@@ -220,7 +220,7 @@ NO_CAPTURE: dict[str, tuple[Damage, str, str]] = {
     "ply not read": (
         nothing, "rooms/room-0 --set lift.ply=small.toml", "lift.geometry.init=ply"),
     "ply is something else": (
-        nothing, "rooms/room-0 --set lift.init=ply --set lift.ply=small.toml", "not a .ply"),
+        nothing, "rooms/room-0 --set lift.init=ply --set lift.ply=small.toml", "not a file of"),
 }  # fmt: skip
 
 

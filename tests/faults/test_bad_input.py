@@ -254,7 +254,7 @@ CASES: dict[str, Case] = {
     "viz method": Case(f"viz {SCENE} --method tsne", "--method", "pca"),
     "viz clusters": Case(f"viz {SCENE} --clusters 1", "--clusters", "> 1"),
     "viz tuned missing": Case("viz rooms/room-0 --tuned gone", "gone", "no such"),
-    "viz many in one film": Case("viz rooms/room-0 --backbone tiny --out a.mp4", "--out", "no film"),
+    "viz many in a film": Case("viz rooms/room-0 --backbone tiny --out a.mp4", "--out", "no film"),
     "viz scene with model": Case(f"viz {SCENE} --backbone tiny", "--backbone", "leave"),
     "viz captures wrong": Case(f"viz {SCENE} --captures weights", "weights"),
     # render, export, info, demo

@@ -142,7 +142,7 @@ def every_file_is_whole(workspace: Path) -> None:
         elif path.suffix == ".json":
             json.loads(path.read_text())
         else:
-            assert path.suffix in (".lock", ".md"), path
+            assert path.suffix in (".lock", ".md", ".jsonl", ".py"), path
 
 
 def identities(folder: Path, pattern: str) -> dict[str, tuple[int, int]]:

@@ -108,7 +108,7 @@ def test_checkpoints_hold_what_is_trained_and_no_more(own: Path, tune: Tune) -> 
     (path,) = own.glob("cache/finetune/*/step-*.safetensors")
     tensors, _ = read_sealed(path)
     kinds = {name.split(".")[0] for name in tensors}
-    assert kinds == {"history", "p", "m", "v", "n", "ema"}
+    assert kinds == {"history", "heldout", "p", "m", "v", "n", "ema"}
     # LoRA of rank 2 on q and v of two blocks, 24 channels.
     numbers = sum(tensor.numel() for name, tensor in tensors.items() if name.startswith("p."))
     assert numbers == 2 * 2 * (2 * 24 + 24 * 2)

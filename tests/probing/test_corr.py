@@ -389,7 +389,7 @@ def test_what_cannot_be_measured_is_said(home: Path, tmp_path: Path) -> None:
         ("nowhere", "auto", UnknownNameError, "no capture or scene 'nowhere'"),
         (str(home / "blind"), "capture", DatasetError, "0 views have depth"),
         (str(home / "hall"), "rendered", DatasetError, "no lifted scene to render depth from"),
-        (str(tmp_path), "auto", CaptureError, "not a capture"),
+        (str(tmp_path), "auto", CaptureError, "neither a capture"),
     ):
         with pytest.raises(error, match=words):
             open_posed(question(home, dataset, depth=depth))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,7 +55,7 @@ def prepare_source(
         on_event(Progress(stage, 1, 1, f"kept {folder}"))
         return False
     on_event(Progress(stage, 1, 1, f"becomes {folder}"))
-    with storage.locked(folder):
+    with _leaving_no_empty_folders(folder), storage.locked(folder):
         if _finished(folder, digest):  # by another process, meanwhile
             return False
         if folder.exists() and not (folder / FACTS).is_file():
@@ -78,6 +80,19 @@ def prepare_source(
                 },
             )
     return True
+
+
+@contextmanager
+def _leaving_no_empty_folders(folder: Path) -> Iterator[None]:
+    """After a failure the folders that were made on the way to ``folder`` go again."""
+    made = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in made:  # the innermost first
+            with suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 def _short(source: Source, path: Path) -> str:

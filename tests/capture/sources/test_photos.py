@@ -135,7 +135,7 @@ def test_photos_that_do_not_overlap(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "only 0 of 4 photos got a pose (0 %), median 0 inliers between neighbours" in text
     assert "take sharper photos that overlap" in text and "transforms.json" in text
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def few(options: SourceOptions, count: int = 150) -> str:
@@ -214,7 +214,7 @@ def test_without_pycolmap(album: Path, tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(EnvironmentFault, match=r"pip install 'fit3d\[sfm\]'") as caught:
         prepare_source(album, "photos", tmp_path / "out/corner", QUICK, ignore)
     assert caught.value.exit_code == 3
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 WORKERS: dict[str, tuple[str, str]] = {
@@ -234,7 +234,7 @@ def test_a_worker_that_fails(
     monkeypatch.setattr(sfm, "WORKER", [sys.executable, "-c", code])
     with pytest.raises(EnvironmentFault, match=rf"pycolmap stopped \(.*{words}.*max_side"):
         prepare_source(album, "photos", tmp_path / "out/corner", QUICK, ignore)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 SLEEPER = """
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_the_worker(
         signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_worker_ends_with_its_caller() -> None:
