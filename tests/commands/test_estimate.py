@@ -22,6 +22,12 @@ MODEL = ModelFacts("m", 22_000_000, 384, 12, 14, "apache-2.0", "download", Path(
 SLOW = Machine(REFERENCE_RATE, 1, False)
 
 
+@pytest.fixture
+def same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two estimates are compared: the machine must not change in between."""
+    monkeypatch.setattr(Machine, "of", lambda device: SLOW)
+
+
 def capture(root: Path, views: int) -> Path:
     frames = []
     for index in range(views):
@@ -93,6 +99,7 @@ def test_the_built_in_backbone_is_a_file_and_a_hub_model_a_download(
     assert (model_facts("dinov2-small").where, model_facts("dinov2-small").bytes) == ("cache", 77)
 
 
+@pytest.mark.usefixtures("same_machine")
 def test_lift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rooms = tmp_path / "rooms"
     capture(rooms / "a", 4)
