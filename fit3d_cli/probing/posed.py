@@ -13,7 +13,7 @@ from fit3d_cli.archive.photos import scene_capture
 from fit3d_cli.backbones.cache import TokenItem, image_digest
 from fit3d_cli.capture.base import Capture, View
 from fit3d_cli.capture.frames import load_frame, view_camera
-from fit3d_cli.capture.read import read_capture
+from fit3d_cli.capture.read import is_capture, read_capture
 from fit3d_cli.errors import DatasetError, UnknownNameError
 from fit3d_cli.geometry.cameras import Cameras, stack_cameras
 from fit3d_cli.probing.tasks.base import Question, require_no_data
@@ -112,7 +112,9 @@ def token_item(view: View, size: tuple[int, int]) -> TokenItem:
 
 def _find(question: Question) -> tuple[Capture, Scene | None]:
     path = Path(question.dataset)
-    if path.is_dir():
+    lifted = question.place.scene_path(question.dataset).is_file()
+    # Photos without poses may lie in a folder called like the scene that was made of them.
+    if path.is_dir() and (is_capture(path) or not lifted):
         return read_capture(path), None
     archive = path if path.suffix == ".f3d" else question.place.scene_path(question.dataset)
     if not archive.is_file():

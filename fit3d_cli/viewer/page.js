@@ -273,7 +273,7 @@ unpack().then((buffer) => {
     gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, ROW, rows, gl.RGBA, gl.UNSIGNED_BYTE, colours);
     for (const button of document.querySelectorAll("button[data-layer]")) button.setAttribute("aria-pressed", String(button.dataset.layer === state.layer));
     document.getElementById("clear").disabled = !asked;
-    note.textContent = asked ? `${state.likes.length} places to be like, ${state.unlikes.length} to be unlike` : "Click a place: what is like it lights up. Shift adds a place, Alt subtracts one.";
+    note.textContent = asked ? `Like ${state.likes.length} marked, unlike ${state.unlikes.length}. Bright is most alike.` : "Click a place: what is like it lights up. Shift adds a place, Alt subtracts one.";
     redraw();
   }
   function query(x, y, event) {

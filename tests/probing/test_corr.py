@@ -384,6 +384,14 @@ def test_depth_comes_from_the_scene_where_the_capture_has_none(home: Path) -> No
     assert measured.cameras.sizes.tolist() == [[320, 240]] * VIEWS
 
 
+def test_photos_beside_their_scene_do_not_hide_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blind").mkdir()
+    assert len(open_posed(question(home, "blind"))) == VIEWS
+
+
 def test_what_cannot_be_measured_is_said(home: Path, tmp_path: Path) -> None:
     for dataset, depth, error, words in (
         ("nowhere", "auto", UnknownNameError, "no capture or scene 'nowhere'"),
