@@ -71,9 +71,13 @@ class Workspace:
         Raises:
             SettingsError: There is none.
         """
-        finished = sorted(
-            self.models_dir.glob("*/config.json"), key=lambda path: (path.stat().st_mtime, path)
-        )
+        # A model that was exported for transformers has a config.json, too, but no fit3d.json.
+        found = [
+            path
+            for path in self.models_dir.glob("*/config.json")
+            if (path.parent / "fit3d.json").is_file()
+        ]
+        finished = sorted(found, key=lambda path: (path.stat().st_mtime, path))
         if not finished:
             raise SettingsError(
                 "no tuned model in the workspace",

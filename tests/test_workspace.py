@@ -29,8 +29,10 @@ def test_scene_paths_are_sorted(workspace: Path) -> None:
 
 def test_newest_model_is_the_one_finished_last(workspace: Path) -> None:
     place = Workspace(workspace)
-    for age, name in enumerate(("old", "new", "unfinished")):
+    for age, name in enumerate(("old", "new", "for-transformers", "unfinished")):
         (place.models_dir / name).mkdir(parents=True)
+        if name != "for-transformers":
+            (place.models_dir / name / "fit3d.json").touch()
         if name != "unfinished":
             config = place.models_dir / name / "config.json"
             config.touch()
