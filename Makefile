@@ -1,7 +1,7 @@
 # `make demo` and `make test` work as the first command on a bare clone: they need python3, a C++17
 # compiler and make; cmake and ninja come from PyPI.
 .DELETE_ON_ERROR:
-.PHONY: setup demo test lint format wheel clean distclean emulated cuda gpu-check sanitize neon bench
+.PHONY: setup demo test reliability lint format wheel clean distclean emulated cuda gpu-check sanitize neon bench
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,6 +29,11 @@ demo: setup
 
 test: lint emulated
 	$(BIN)/python -m pytest -n 2 -q
+
+# Kills, failing disks, hostile files, crashing scenes, leaks: everything docs/reliability.md claims,
+# at full size; one table at the end, JSON in bench-out/. ONLY=kills runs those whose names begin so.
+reliability: setup
+	$(BIN)/python -m tests.reliability $(ONLY) $(RELIABILITY)
 
 # The CUDA sources in a build folder of their own; $(2) says how.
 define build_cuda
