@@ -1,7 +1,7 @@
 # `make demo` and `make test` work as the first command on a bare clone: they need python3, a C++17
 # compiler and make; cmake and ninja come from PyPI.
 .DELETE_ON_ERROR:
-.PHONY: setup demo test reliability lint format wheel clean distclean emulated cuda gpu-check sanitize neon bench
+.PHONY: setup demo test reliability lock sbom lint format wheel clean distclean emulated cuda gpu-check sanitize neon bench
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,13 +15,20 @@ KERNELS := $(shell find kernels -type f -not -path 'kernels/tests/*')
 
 setup: $(VENV)/.ready
 
+# LOCKED=1 takes the files of requirements.lock and no others (Linux x86-64, Python 3.11), as CI does.
 # torch before the rest: with it in place nothing that follows can ask for another build of it.
 # No build isolation: the build folder stays valid, so a changed kernel is all that is compiled.
 $(VENV)/.ready: pyproject.toml constraints.txt $(KERNELS)
 	@echo "setting up $(VENV): a few minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifdef LOCKED
+	env -u PIP_CONSTRAINT $(PIP) --require-hashes --no-deps --only-binary :all: -r requirements.lock
+	env -u PIP_CONSTRAINT $(PIP) --require-hashes --no-deps --no-build-isolation -r requirements-source.lock
+	$(PIP) --no-build-isolation --no-deps --editable .
+else
 	$(PIP) torch 'scikit-build-core>=0.10' 'nanobind>=2.4' cmake ninja
 	$(PIP) --no-build-isolation --editable '.[dev]'
+endif
 	@touch $@
 
 demo: setup
@@ -96,6 +103,18 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# After a change of dependencies: what CI installs, with digests.
+lock: setup
+	$(BIN)/python .ci/lock.py
+
+# What the environment holds, as CycloneDX, in dist/.
+sbom: setup
+	@test -x build/sbom/bin/cyclonedx-py || { $(PYTHON) -m venv build/sbom && \
+	  env -u PIP_CONSTRAINT build/sbom/bin/python -m pip install -qq 'cyclonedx-bom>=7,<8'; }
+	@mkdir -p dist
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --of JSON -o dist/fit3d.cdx.json $(BIN)/python
 
 wheel: setup
 	$(BIN)/python -m pip wheel -qq --no-deps --wheel-dir dist .
