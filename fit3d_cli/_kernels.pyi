@@ -282,7 +282,8 @@ def blend_backward(
     v_means2d: Annotated[NDArray[numpy.float32], dict(shape=(None, 2), order="C", device="cpu")],
     v_conics: Annotated[NDArray[numpy.float32], dict(shape=(None, 3), order="C", device="cpu")],
     v_opacities: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
-    v_values: object | None,
+    v_values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")]
+    | None,
     threads: int,
 ) -> None: ...
 def pool_count(
@@ -415,6 +416,7 @@ def ssim(
     ],
     scratch: Annotated[NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu")],
     row_sums: Annotated[NDArray[numpy.float64], dict(shape=(None,), order="C", device="cpu")],
-    v_x: object | None,
+    v_x: Annotated[NDArray[numpy.float32], dict(shape=(None, None, None), order="C", device="cpu")]
+    | None,
     threads: int,
 ) -> None: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shlex
@@ -29,11 +28,10 @@ from fit3d_cli.commands import (
     viz,
 )
 from fit3d_cli.commands._options import common_callback, common_options
-from fit3d_cli.errors import EnvironmentFault, Fit3dError, SettingsError, StorageError
+from fit3d_cli.errors import Fit3dError, SettingsError
+from fit3d_cli.explain import EXIT_USAGE
+from fit3d_cli.explain import explain as explain_failure
 
-EXIT_USAGE = 2
-EXIT_ENVIRONMENT = 3
-EXIT_BUG = 4
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 EXIT_TERMINATED = 143
@@ -96,9 +94,9 @@ def run(argv: Sequence[str]) -> int:
     Codes: 0 done, 1 some items failed, 2 bad input or settings, 3 environment, 4 a bug of
     ours, 130 and 143 interrupted, 141 nobody reads our output any more.
     """
-    command = typer.main.get_command(build())
     out = sys.stdout
     try:
+        command = typer.main.get_command(build())
         with command.make_context("fit3d", list(argv)) as context:
             command.invoke(context)
         out.flush()
@@ -145,18 +143,9 @@ def how_to_resume(argv: Sequence[str]) -> str:
 
 def explain(error: Exception) -> tuple[Fit3dError, int]:
     """Any exception as a failure with a remedy, and the exit code."""
-    if isinstance(error, Fit3dError):
-        return error, error.exit_code
     if hasattr(error, "format_message"):  # typer's own, whichever click it is built on
         return _usage(error), EXIT_USAGE
-    if _out_of_memory(error):
-        hint = "lower a width, a batch, a budget of Gaussians or --dim, or use a larger machine"
-        return EnvironmentFault("out of memory", where="memory", hint=hint), EXIT_ENVIRONMENT
-    if isinstance(error, OSError):
-        return _system(error)
-    what = f"internal error, {type(error).__name__}: {error}"
-    hint = "this is a bug of fit3d: run again with --debug and report the traceback"
-    return Fit3dError(what, hint=hint), EXIT_BUG
+    return explain_failure(error)
 
 
 def _usage(error: Any) -> Fit3dError:
@@ -179,34 +168,6 @@ def _usage(error: Any) -> Fit3dError:
     return SettingsError(what[:1].lower() + what[1:], where=where, hint=hint)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    # torch's CPU allocator has no exception class of its own.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
-def _system(error: OSError) -> tuple[Fit3dError, int]:
-    where = str(error.filename or "system")
-    what = error.strerror or str(error)
-    if error.errno in (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
-        hint = "check the path"
-        return Fit3dError(what.lower(), where=where, hint=hint), EXIT_USAGE
-    hints = {
-        errno.ENOSPC: "free some disk space, then run the same command again",
-        errno.EDQUOT: "free some of your quota, then run the same command again",
-        errno.EACCES: "change the permissions, or choose another --workspace",
-        errno.EPERM: "change the permissions, or choose another --workspace",
-        errno.EROFS: "choose a --workspace on a writable file system",
-        errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    }
-    hint = hints.get(error.errno or 0, "check the disk and the network, then run again")
-    return StorageError(what.lower(), where=where, hint=hint), EXIT_ENVIRONMENT
-
-
 def _fields(failure: Fit3dError, code: int) -> dict[str, Any]:
     return {
         "where": failure.where,
@@ -224,21 +185,34 @@ def main() -> NoReturn:
     # kernels' threads: measured on two busy cores, a fitting step took seven times as long. It
     # must be said before torch is imported; who sets the variable keeps the last word.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _on_signal)
-    signal.signal(signal.SIGINT, _on_signal)
+    _end_at(_on_signal)
     code = run(sys.argv[1:])
+    _end_at(_give_up)  # all is said and written
     if code == EXIT_PIPE:
         # The interpreter flushes stdout at exit and would complain a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
 
 
+def _end_at(handler: Callable[[int, FrameType | None], NoReturn]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
 def _on_signal(signum: int, frame: FrameType | None) -> NoReturn:
-    """Stop the verb; asks again until it is heard.
+    """Stop the verb; asks again until it is heard. Who cannot wait sends a second signal.
 
     What is raised while a finaliser runs is dropped by the interpreter, and with it the user's
     wish to stop.
     """
+    _end_at(_give_up)
     signal.signal(signal.SIGALRM, lambda _, again: _on_signal(signum, again))
     signal.setitimer(signal.ITIMER_REAL, _ASK_AGAIN)
     raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+
+
+def _give_up(signum: int, frame: FrameType | None) -> NoReturn:
+    """End at once: what has a final name is whole, and the next run removes what has not."""
+    if os.isatty(2):
+        os.write(2, b"\x1b[?25h")  # a progress bar had hidden the cursor
+    os._exit(128 + signum)

@@ -29,7 +29,9 @@ else:
 DEFAULT = "default"
 VERBS = tuple(Settings.model_fields)
 CHAIN = "demo"  # the verb that runs the others and so uses every section
-MAX_PROFILE_BYTES = 1 << 20
+MAX_PROFILE_BYTES = 1 << 16
+MAX_LINE = 4096  # characters, of a profile and of one --set
+MAX_DOTS = 64  # in a line: tomllib's time grows with more than the square of a dotted key
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def full_key(key: str, *, where: str) -> str:
         raise SettingsError(
             f"{key!r} is a group of settings", where=where, hint=f"set one of {_some(below)}"
         )
+    key = _clipped(key)
     section, _, name = key.partition(".")
     inside = [leaf for leaf in LEAVES if leaf.startswith(f"{section}.")]
     matches = [leaf for leaf in inside if name and leaf.endswith(f".{name}")]
@@ -116,7 +119,7 @@ def full_key(key: str, *, where: str) -> str:
         return matches[0]
     if matches:
         raise SettingsError(
-            f"{key!r} is ambiguous", where=where, hint=f"write {' or '.join(matches)}"
+            f"{key!r} is ambiguous", where=where, hint=f"write {' or '.join(matches[:3])}"
         )
     raise SettingsError(f"unknown setting {key!r}", where=where, hint=_nearest(key, inside))
 
@@ -137,7 +140,11 @@ def _nearest(key: str, inside: Sequence[str]) -> str:
 
 
 def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _clipped(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def allowed(info: FieldInfo) -> str:
@@ -160,11 +167,14 @@ def allowed(info: FieldInfo) -> str:
 
 def _refuse(key: str, value: object, where: str) -> NoReturn:
     info = LEAVES[key]
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    try:
+        shown = _clipped(repr(value))
+    except ValueError:  # an integer of more digits than Python prints
+        shown = "a huge number"
     raise SettingsError(
         f"{key} cannot be {shown}",
         where=where,
-        hint=f"give {allowed(info)} ({info.description})",
+        hint=f"give {allowed(info)} ({_clipped(info.description or '', 70)})",
     )
 
 
@@ -182,14 +192,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise SettingsError(
             "not of the form key=value",
-            where=f"--set {text}",
+            where=f"--set {_clipped(text)}",
             hint="write for example --set lift.features.dim=32",
         )
-    key = full_key(name, where=f"--set {name}")
+    key = full_key(name, where=f"--set {_clipped(name)}")
     raw = raw.strip()
+    if len(raw) > MAX_LINE:
+        raise SettingsError("too long", where=f"--set {key}", hint="put it into a --profile file")
     try:
         table = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, raw
     parsed = table["value"]
     is_text = LEAVES[key].annotation is str and not isinstance(parsed, str)
@@ -234,20 +246,49 @@ def read_profile(profile: str) -> dict[str, Any]:
                 "no such profile or file", where=where, hint=f"{hint} (or name a TOML file)"
             )
     try:
-        data = source.read_bytes()
+        with source.open("rb") as file:
+            data = file.read(MAX_PROFILE_BYTES + 1)
     except OSError as error:
         raise SettingsError(
             f"cannot be read: {error.strerror}", where=where, hint="check its permissions"
         ) from error
-    if len(data) > MAX_PROFILE_BYTES:
-        raise SettingsError("too large for a profile", where=where, hint="name a TOML file")
+    lines = data.split(b"\n")
+    longest, dots = max(map(len, lines)), max(line.count(b".") for line in lines)
+    if len(data) > MAX_PROFILE_BYTES or longest > MAX_LINE or dots > MAX_DOTS:
+        raise SettingsError(
+            "too large for a profile", where=where, hint="write [section] and key = value lines"
+        )
     try:
-        table = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        table = _leaves(tomllib.loads(data.decode("utf-8")))
+    except (ValueError, RecursionError) as error:
         raise SettingsError(
             f"not TOML: {error}", where=where, hint="write [section] and key = value lines"
         ) from error
-    return {full_key(key, where=where): value for key, value in flatten(table).items()}
+    given: dict[str, Any] = {}
+    for key, value in table.items():
+        if value == {} and any(leaf.startswith(f"{key}.") for leaf in LEAVES):
+            continue  # a section without settings
+        full = full_key(key, where=where)
+        if full in given:
+            raise SettingsError(
+                f"{full} is set twice",
+                where=where,
+                hint="keep one of the lines",
+            )
+        given[full] = value
+    return given
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """As ``flatten``, with the empty tables: an unknown one must be noticed."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        inside = _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
+        for name, leaf in (inside or {f"{prefix}{key}": value}).items():
+            if name in found:  # "a.b" in quotes beside b below [a]
+                raise ValueError(f"{name} stands there twice")
+            found[name] = leaf
+    return found
 
 
 def resolve(
@@ -317,6 +358,8 @@ def _prepared(key: str, value: Any, where: str) -> Any:
     """Bring a value closer to the setting's type where that cannot be misunderstood."""
     kind = LEAVES[key].annotation
     if isinstance(value, bool) and kind is not bool:  # pydantic would take true for 1
+        _refuse(key, value, where)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:  # what TOML promises
         _refuse(key, value, where)
     if get_origin(kind) is tuple:
         parts = value.split(",") if isinstance(value, str) else value

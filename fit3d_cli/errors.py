@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# A line on the terminal, "fit3d: error: " included; what is wrong and where give way to the remedy.
+LONGEST = 240
+_PREFIX = len("fit3d: error: ")
+_LEAST = 60
+
 
 class Fit3dError(Exception):
     """A failure that the user can mend.
@@ -28,10 +33,41 @@ class Fit3dError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        line = f"{self.where}: {self.what}" if self.where else self.what
-        line = f"{line} - {self.hint}" if self.hint else line
-        # One line whatever a file name holds: control characters are shown escaped.
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        """One line of at most ``LONGEST`` characters, whatever the names in it hold.
+
+        A long path loses its middle first, then what is wrong does. Only a remedy that is longer
+        itself makes the line longer: commands in it must stay whole.
+        """
+        where, what, hint = (_printable(t) for t in (_near(self.where), self.what, self.hint))
+        where = _fitted(where, 1 / 4, len(_line(where, what, hint)))
+        what = _fitted(what, 2 / 3, len(_line(where, what, hint)))
+        return _line(where, what, hint)
+
+
+def _line(where: str, what: str, hint: str) -> str:
+    line = f"{where}: {what}" if where else what
+    return f"{line} - {hint}" if hint else line
+
+
+def _near(where: str) -> str:
+    """A path as seen from the working directory, if it lies below."""
+    try:
+        return where.removeprefix(f"{Path.cwd()}/")
+    except OSError:  # the directory is gone
+        return where
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _fitted(text: str, ahead: float, length: int) -> str:
+    """``text`` without its middle, where a line of ``length`` that holds it is too long."""
+    size = max(_LEAST, len(text) - max(0, length + _PREFIX - LONGEST))
+    if len(text) <= size:
+        return text
+    head = int((size - 3) * ahead)
+    return f"{text[:head]}...{text[len(text) - (size - 3 - head) :]}"
 
 
 class SettingsError(Fit3dError):
@@ -76,5 +112,18 @@ class StorageError(EnvironmentFault):
     """A file could not be written: no space, no permission, failing disk."""
 
 
+class MemoryFault(EnvironmentFault):
+    """The memory of the machine or of the device does not suffice."""
+
+
 class OfflineError(EnvironmentFault):
     """Something has to be downloaded and the network does not answer."""
+
+
+def size_text(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

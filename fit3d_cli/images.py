@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import io
 import struct
-import threading
-import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from fit3d_cli.errors import ImageError
+from fit3d_cli.pictures import MAX_PIXELS, decode, opened, quiet, raw_mode
 from fit3d_cli.shapes import check_dims
 from fit3d_cli.storage import write_bytes
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_PIXELS = 64_000_000
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError)
+__all__ = [
+    "MAX_PIXELS", "ImageHeader", "depth_size", "encode_png", "fit_size", "image_header",
+    "image_size", "read_depth", "read_image", "read_labels", "read_mask", "read_photo",
+    "resize_depth", "resize_image", "resize_mask", "resize_values", "save_png",
+]  # fmt: skip
 _GREY16 = ("I;16", "I;16L", "I;16B", "I")
-_OPEN_LOCK = threading.Lock()  # warnings.catch_warnings is not safe across threads
+# Pillow spreads greys of few bits over 0..255.
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
 
 
 @dataclass(frozen=True)
@@ -50,62 +50,19 @@ class ImageHeader:
     orientation: int
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An opened, not yet decoded picture; every failure in the block becomes ImageError."""
-    try:
-        with path.open("rb") as file:
-            with _OPEN_LOCK, warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(file, formats=FORMATS)
-            with image:
-                _check_header(image, path)
-                yield image
-    except Image.DecompressionBombError as error:
-        raise _too_large(path) from error
-    except FileNotFoundError as error:
-        raise ImageError("no such picture", where=path, hint="restore the file") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            "not a JPEG, PNG or WebP picture", where=path, hint="convert it to PNG or JPEG"
-        ) from error
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(
-            f"cannot be read as a picture ({reason})",
-            where=path,
-            hint="copy it again from the source, or save it anew",
-        ) from error
-
-
-def _too_large(path: Path) -> ImageError:
-    return ImageError(
-        f"larger than {MAX_PIXELS // 1_000_000} megapixels",
-        where=path,
-        hint="scale the pictures down before use",
-    )
-
-
-def _check_header(image: Image.Image, path: Path) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(path)
-    # MPO is what phones and drones write: a JPEG followed by previews. The first is the photo.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise ImageError("animated picture", where=path, hint="save one frame as PNG")
-    if image.mode in ("CMYK", "YCCK", "LAB", "HSV", "F"):
-        raise ImageError(f"{image.mode} colours", where=path, hint="convert it to RGB")
-
-
 def image_header(path: Path) -> ImageHeader:
     """Size, mode and EXIF orientation without decoding.
 
     Raises:
         ImageError: Missing, not JPEG/PNG/WebP, animated, CMYK or above 64 megapixels.
     """
-    with _opened(path) as image:
-        # Pillow decodes the whole of a PNG to look for EXIF behind the pixels.
-        tags = {} if image.format == "PNG" and "exif" not in image.info else image.getexif()
-        orientation = tags.get(0x0112, 1)
+    with opened(path) as image:
+        # Damaged EXIF says nothing; the pixels may be whole.
+        orientation = 1
+        with quiet(), suppress(SyntaxError, ValueError, struct.error, KeyError, TypeError):
+            # Pillow decodes the whole of a PNG to look for EXIF behind the pixels.
+            if image.format != "PNG" or "exif" in image.info:
+                orientation = image.getexif().get(0x0112, 1)
         known = isinstance(orientation, int) and 1 <= orientation <= 8
         return ImageHeader(image.width, image.height, image.mode, orientation if known else 1)
 
@@ -123,8 +80,8 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_photo(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
     """Colour and opacity of a photo.
 
-    Grey and palette pictures become RGB, 16-bit grey is divided by 257, and the colour of
-    transparent pixels is kept as stored (not premultiplied).
+    Grey and palette pictures become RGB, 16-bit grey is divided by 257, of 16-bit colours the high
+    byte is taken, and the colour of transparent pixels is kept as stored (not premultiplied).
 
     Returns:
         ``[H, W, 3]`` uint8 and ``[H, W]`` bool (alpha above one half), None without alpha.
@@ -132,12 +89,21 @@ def read_photo(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
     Raises:
         ImageError: As ``image_header``, or truncated.
     """
-    with _opened(path) as image:
-        image.load()
-        if image.mode in _GREY16:
-            grey = (np.asarray(image).astype(np.int64) + 128) // 257
-            return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2), None
-        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    with opened(path) as image:
+        stored = raw_mode(image)
+        decode(image)
+        key = image.info.get("transparency")  # the colour that is transparent
+        if image.mode in ("1", "L", *_GREY16):
+            values = np.asarray(image).astype(np.int64)
+            values *= 255 if image.mode == "1" else 1
+            step = 255 if image.mode == "1" else _GREY_STEPS.get(stored, 1)
+            alpha = None if key is None else values != key * step
+            if image.mode in _GREY16:
+                values = (values + 128) // 257
+            return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2), alpha
+        if key is not None and stored == "RGB;16B":
+            raise ValueError("a transparent colour of 16 bits")  # its low bytes are not decoded
+        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or key is not None:
             rgba = np.asarray(image.convert("RGBA"))
             return np.ascontiguousarray(rgba[:, :, :3]), rgba[:, :, 3] > 127
         return np.array(image.convert("RGB")), None
@@ -146,6 +112,26 @@ def read_photo(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
 def read_image(path: Path) -> NDArray[np.uint8]:
     """``[H, W, 3]`` uint8 colour, see ``read_photo``."""
     return read_photo(path)[0]
+
+
+def depth_size(path: Path) -> tuple[int, int]:
+    """``(width, height)`` of what ``read_depth`` reads, from the header only.
+
+    Raises:
+        ImageError: As ``image_header``, or not a single-channel 16-bit picture.
+    """
+    header = image_header(path)
+    _check_depth(header.mode, path)
+    return header.width, header.height
+
+
+def _check_depth(mode: str, path: Path) -> None:
+    if mode not in _GREY16:
+        raise ImageError(
+            f"depth of mode {mode}",
+            where=path,
+            hint="store depth as a 16-bit single-channel PNG",
+        )
 
 
 def read_depth(path: Path) -> NDArray[np.float32]:
@@ -158,13 +144,9 @@ def read_depth(path: Path) -> NDArray[np.float32]:
     Raises:
         ImageError: Not a readable single-channel 16-bit picture.
     """
-    with _opened(path) as image:
-        if image.mode not in _GREY16:
-            raise ImageError(
-                f"depth of mode {image.mode}",
-                where=path,
-                hint="store depth as a 16-bit single-channel PNG",
-            )
+    with opened(path) as image:
+        _check_depth(image.mode, path)
+        decode(image)
         depth = np.array(image).astype(np.float32)
     depth[(depth >= 65535) | (depth < 0)] = 0
     return depth
@@ -176,13 +158,14 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     Raises:
         ImageError: Not readable.
     """
-    with _opened(path) as image:
-        image.load()
+    with opened(path) as image:
+        decode(image)
         if image.mode in ("1", "L", *_GREY16):
             return np.array(image) > 0
         if image.mode in ("LA", "La"):
             return np.array(image)[:, :, 0] > 0
-        values: NDArray[np.bool_] = np.asarray(image.convert("RGB")).max(axis=2) > 0
+        # By way of RGBA, for palettes with transparent entries have no other.
+        values: NDArray[np.bool_] = np.asarray(image.convert("RGBA"))[:, :, :3].max(axis=2) > 0
         return values
 
 
@@ -192,14 +175,16 @@ def read_labels(path: Path) -> NDArray[np.int64]:
     Raises:
         ImageError: Not readable, or a colour picture.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode not in ("1", "L", "P", *_GREY16):
             raise ImageError(
                 f"labels of mode {image.mode}",
                 where=path,
                 hint="store labels as a single-channel or palette PNG",
             )
-        return np.array(image).astype(np.int64)
+        step = _GREY_STEPS.get(raw_mode(image), 1)
+        decode(image)
+        return np.array(image).astype(np.int64) // step
 
 
 def fit_size(width: int, height: int, target_width: int, multiple: int = 1) -> tuple[int, int]:

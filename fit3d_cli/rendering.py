@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from fit3d_cli import storage
+from fit3d_cli.backoff import Backoff
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.geometry.cameras import Cameras, orbit_cameras
 from fit3d_cli.images import save_png
+from fit3d_cli.preflight import Needs, require
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import Scene
 from fit3d_cli.splat.rasterize import render_gaussians, view_weights
@@ -58,7 +60,14 @@ def render_maps(scene: Scene, camera: Cameras, *, features: bool) -> Maps:
     maps = None
     if features:
         weights = view_weights(gaussians, camera.viewmats[0], camera.Ks[0], width, height)
-        maps = weights.apply(scene.features).cpu()
+        # A channel depends on no other one: where a GPU lacks the room, some at a time.
+        backoff = Backoff("channels of a map", scene.features.shape[1], scene.features.device)
+        parts = backoff.attempt(
+            lambda n: [
+                weights.apply(f.contiguous()).cpu() for f in torch.split(scene.features, n, dim=1)
+            ]
+        )
+        maps = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
     return Maps(rendering.rgb.clamp(0, 1).cpu(), depth.cpu(), alphas.cpu(), maps)
 
 
@@ -162,6 +171,7 @@ def render_scene(
         return _render_orbit(scene, basis, what, width, frames, fps, video, out, on_event)
     indices = choose_views(scene, views)
     labels = _file_names([scene.names[i] for i in indices])
+    _require_room(scene, indices, what, width, out)
     files: list[Path] = []
     for done, (index, label) in enumerate(zip(indices, labels, strict=True)):
         on_event(Progress("render", done, len(indices), label))
@@ -181,6 +191,20 @@ def render_scene(
                 files.append(path.with_suffix(".npy"))
     on_event(Progress("render", len(indices), len(indices)))
     return files
+
+
+def _require_room(
+    scene: Scene, indices: Sequence[int], what: Sequence[str], width: int, out: Path
+) -> None:
+    """Refuse pictures that the disk cannot hold, or maps of one view that memory cannot."""
+    sizes = scene.cameras.sizes[indices].tolist()
+    pixels = [width * max(1, round(h * width / w)) for w, h in sizes]
+    channels = scene.features.shape[1]
+    # Arrays are as large as they are; a PNG may be anything, of plain walls a fifth of a byte.
+    per_pixel = sum({"features": 2 * channels, "depth": 4.2}.get(kind, 0.2) for kind in what)
+    maps = 4 * (8 + (2 * channels if {"features", "pca"} & set(what) else 0))
+    needs = Needs(memory=maps * max(pixels), disk=int(per_pixel * sum(pixels)))
+    require(needs, where="--width", disk=out, less="lower --width, or name fewer --views")
 
 
 def _render_orbit(

@@ -20,6 +20,13 @@ from fit3d_cli.storage import temporary_sibling
 
 _DURATION = re.compile(r"Duration: (\d+):(\d+):([\d.]+)")
 _RATE = re.compile(r"Video: .*?([\d.]+) fps")
+_TOLD = ("Duration:", "Stream #")  # lines of ffmpeg's that hold these facts
+_LINE = 300  # characters of a line that are looked at; a title in the file may have millions
+_PATIENCE = 120.0  # seconds in which a first frame must come
+# Containers of the suffixes below, by the names of their readers in ffmpeg. A playlist is none: it
+# would open other files.
+_CONTAINERS = "mov,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo"
+_MAX_PIXELS = 100_000_000  # of a frame
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg")
 
 
@@ -78,16 +85,22 @@ def _command(path: Path, options: list[str]) -> list[str]:
         raise EnvironmentFault(
             "no video decoder can be started", where=path, hint="pip install imageio-ffmpeg"
         ) from error
-    source = ["-protocol_whitelist", "file", "-i", f"file:{path.absolute()}"]
+    source = ["-protocol_whitelist", "file", "-format_whitelist", _CONTAINERS,
+              "-max_pixels", str(_MAX_PIXELS), "-i", f"file:{path.absolute()}"]  # fmt: skip
     return [program, "-nostdin", "-hide_banner", *source, "-an", "-sn", *options]
 
 
 def _ask(path: Path, options: list[str]) -> str:
-    """What ffmpeg says of a file."""
-    done = subprocess.run(
-        [*_command(path, options), "-"], stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
-    return done.stderr.decode("utf-8", "replace")
+    """What ffmpeg says of a file's length and streams."""
+    try:
+        done = subprocess.run(
+            [*_command(path, options), "-"], stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=_PATIENCE, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise _unreadable(path, f"no frame within {_PATIENCE:.0f} s") from error
+    lines = done.stderr.decode("utf-8", "replace").splitlines()
+    return "\n".join(line[:_LINE] for line in lines if line.lstrip().startswith(_TOLD))
 
 
 def _decode(path: Path, options: list[str]) -> Iterator[NDArray[np.uint8]]:

@@ -2,9 +2,9 @@
 
 ``scenes/<name>.f3d``, ``models/<name>/``, ``reports/*.json``, ``renders/<scene>/``, ``compare/``
 are results; ``captures/<name>/`` is what videos, containers and photos without poses became;
-``cache/`` can be deleted at any time; ``captures.json`` and ``backbones.json``
-remember where photos and weight files lie, because archives hold neither pictures nor absolute
-paths.
+``logs/<scene>.log`` tells more of why one failed; ``cache/`` can be deleted at any time;
+``captures.json`` and ``backbones.json`` remember where photos and weight files lie, because
+archives hold neither pictures nor absolute paths.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fit3d_cli import storage
-from fit3d_cli.errors import CaptureError, SettingsError, WeightsError
+from fit3d_cli.errors import CaptureError, SettingsError, StorageError, WeightsError
 
 # Where fit3d writes; a workspace may be somebody's home directory with much else in it.
-_OURS = ("cache", "captures", "compare", "models", "renders", "reports", "scenes", "viz")
+_OURS = ("cache", "captures", "compare", "logs", "models", "renders", "reports", "scenes", "viz")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Workspace:
         """Where a source called ``name`` becomes a capture."""
         return self.root / "captures" / name
 
+    def log_path(self, name: str) -> Path:
+        """What was said while the scene called ``name`` was lifted in vain."""
+        return self.root / "logs" / f"{name}.log"
+
     @property
     def models_dir(self) -> Path:
         """Directory of the tuned models, one sub-directory each."""
@@ -59,11 +63,12 @@ class Workspace:
         return self.root / "cache"
 
     def sweep(self) -> int:
-        """Remove the half-written files of runs that were killed; returns how many."""
-        folders = [self.root]
+        """Remove what runs that were killed left half-written or locked; returns how many."""
+        removed = storage.sweep(self.root)
         for name in _OURS:
-            folders += [Path(folder) for folder, _, _ in os.walk(self.root / name)]
-        return sum(map(storage.sweep, folders))
+            for folder, _, _ in os.walk(self.root / name):
+                removed += storage.sweep(Path(folder), ours=True)
+        return removed
 
     def newest_model(self) -> Path:
         """The tuned model that was finished last.
@@ -157,11 +162,16 @@ class Workspace:
 
     def _table(self, file: str) -> dict[str, str]:
         path = self.root / file
-        if not path.is_file():
-            return {}
         try:
             data = json.loads(path.read_text("utf-8"))
             return {str(key): str(value) for key, value in data.items()}
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StorageError(
+                f"cannot be read: {(error.strerror or str(error)).lower()}", where=path,
+                hint="check the disk and the permissions",
+            ) from error  # fmt: skip
         except (ValueError, AttributeError) as error:
             raise SettingsError(
                 "damaged", where=path, hint="delete it and run fit3d lift again"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import struct
 import time
 from pathlib import Path
@@ -136,8 +135,22 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         with_header('{"a":' + json.dumps(GOOD) + ',"a":' + json.dumps(GOOD) + "}", FOUR), "twice",
     ),
     "duplicate metadata": (with_header('{"__metadata__":{"k":"a","k":"b"}}'), "twice"),
-    "deep": (with_header('{"a":' + "[" * 100_000 + "]" * 100_000 + "}"), "deep"),
-    "deep objects": (with_header('{"a":' * 20_000 + "1" + "}" * 20_000), "deep"),
+    "deep": (with_header('{"a":' + "[" * 6000 + "]" * 6000 + "}"), "deep"),
+    "deep objects": (with_header('{"a":' * 6000 + "1" + "}" * 6000), "deep"),
+    "deeper": (with_header('{"a":' + "[" * 500_000 + "]" * 500_000 + "}"), "more than 6656 values"),
+    "wide": (with_header('{"a":[' + "{}," * 340_000 + "{}]}"), "more than 6656 values"),
+    "many numbers": (with_header('{"a":[' + "0," * 500_000 + "0]}"), "more than 6656 values"),
+    "many strings": (with_header('{"a":[' + '"",' * 340_000 + '""]}'), "more than 6656 values"),
+    "quotes without an end": (with_header('{"' + '\\"' * 500_000), "malformed"),
+    "names of keys spelt otherwise": (
+        with_header("{" + ",".join(f'"t{i}":{{"\\u0064type":"U8"}}' for i in range(9000)) + "}"),
+        "more than 6656 values",
+    ),
+    "zero below zero": (
+        with_header('{"a":{"dtype":"U8","shape":[-0],"data_offsets":[0,0]}}'), "zero below zero",
+    ),
+    "half a character": (with_header('{"__metadata__":{"a":"\\ud800"}}'), "no text"),
+    "letters beyond ASCII": (with_header('{"__metadata__":{"a":"é"}}'), "not ASCII"),
     "trailing bytes": (with_header({"a": GOOD}, FOUR + b"x"), "1 bytes after"),
     "truncated data": (with_header({"a": GOOD}, FOUR[:3]), "truncated at 72 of 73 bytes"),
     "hole": (with_header({"a": GOOD, "b": entry("F32", [1], 8, 12)}, FOUR * 3), "hole"),
@@ -224,54 +237,6 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ArchiveError):
             tensorfile.read_header(path)
-
-
-def mutate(content: bytes, rng: random.Random) -> bytes:
-    """One to three edits, mostly in the header: flips, copied, removed and inserted runs."""
-    data = bytearray(content)
-    header = min(len(data), 8 + struct.unpack("<Q", content[:8])[0])
-    for _ in range(rng.randint(1, 3)):
-        at = rng.randrange(header if rng.random() < 0.9 else len(data))
-        kind = rng.randrange(4)
-        if kind == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at] = rng.choice(b'0123456789[]{}",:-.eEFU ')
-        elif kind == 2:
-            run = data[at : at + rng.randrange(1, 40)]
-            data[at:at] = run
-        else:
-            del data[at : at + rng.randrange(1, 8)]
-        if not data:
-            return bytes(data)
-    if rng.random() < 0.5 and len(data) > 8:  # keep the length plausible, to get further in
-        data[:8] = struct.pack("<Q", max(0, header - 8 + len(data) - len(content)))
-    return bytes(data)
-
-
-def test_mutated_files_are_refused_or_read_as_the_library_reads_them(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    tensorfile.write_tensors(path, sample(), {"key": "value"})
-    seed = path.read_bytes()
-    rng = random.Random(0)
-    accepted = 0
-    for _ in range(1500):
-        content = mutate(seed, rng)
-        path.write_bytes(content)
-        try:
-            tensors, _ = tensorfile.read_tensors(path)
-        except ArchiveError:
-            continue
-        accepted += 1
-        theirs = dict(safetensors.deserialize(content))
-        assert set(theirs) == set(tensors)
-        for name, tensor in tensors.items():
-            assert (
-                bytes(theirs[name]["data"])
-                == tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-            )
-            assert theirs[name]["shape"] == list(tensor.shape)
-    assert accepted > 10  # flips in the data: there is no checksum at this level
 
 
 def test_limits_bound_the_header_before_it_is_read(tmp_path: Path) -> None:

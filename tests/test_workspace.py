@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fit3d_cli.errors import CaptureError, SettingsError
+from fit3d_cli.errors import CaptureError, SettingsError, StorageError
 from fit3d_cli.workspace import Workspace
 
 
@@ -110,6 +110,21 @@ def test_damaged_memory_is_a_clear_error(workspace: Path, text: str | bytes) -> 
     (workspace / "captures.json").write_bytes(data)
     with pytest.raises(SettingsError, match=r"captures\.json: damaged - delete it"):
         Workspace(workspace).captures()
+
+
+def test_memory_that_cannot_be_read_is_a_clear_error(workspace: Path) -> None:
+    (workspace / "captures.json").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"captures\.json: cannot be read: is a directory - "):
+        Workspace(workspace).remember_capture("room", workspace)
+
+
+def test_a_lock_that_a_killed_run_left_goes(workspace: Path) -> None:
+    place = Workspace(workspace)
+    (workspace / "scenes").mkdir(parents=True)
+    for name in ("scenes/a.f3d.lock", "captures.json.lock", "poetry.lock"):
+        (workspace / name).write_text("" if name[0] in "sp" else "pid 4000000 on host\n")
+    assert place.sweep() == 2
+    assert [path.name for path in workspace.iterdir() if path.is_file()] == ["poetry.lock"]
 
 
 def test_memory_is_plain_json(workspace: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +10,10 @@ from torch import Tensor
 
 from fit3d_cli.archive.schema import TENSORS
 from fit3d_cli.errors import ArchiveError
+
+_BLOCK = 1 << 13  # rows
+_NAME_BYTES = 255  # of a file name, on the file systems that are in use
+_MOST_PIXELS = 1 << 16  # along a side: what is rendered at the size of a photo must fit somewhere
 
 
 def check_numbers(tensors: Mapping[str, Tensor], path: Path, *, hint: str) -> None:
@@ -24,45 +28,49 @@ def check_numbers(tensors: Mapping[str, Tensor], path: Path, *, hint: str) -> No
         ArchiveError: Names the tensor, how many rows are at fault, and the first.
     """
 
-    def require(name: str, good: Tensor, what: str) -> None:
-        rows = (~(good if good.dim() == 1 else good.flatten(1).all(1))).nonzero()
-        if len(rows):
+    def require(names: str, test: Callable[..., Tensor], what: str) -> None:
+        """Rows of all tensors of ``names`` are given to a test that says which are good."""
+        given = [tensors[name] for name in names.split() if name in tensors]
+        if len(given) < len(names.split()):
+            return
+        count = len(given[0])
+        bad = 0
+        first = -1
+        # In blocks, so that what the tests need beside the tensors stays small.
+        for start in range(0, count, _BLOCK):
+            good = test(*(tensor[start : start + _BLOCK] for tensor in given))
+            if not bool(good.all()):
+                rows = (~(good if good.dim() == 1 else good.flatten(1).all(1))).nonzero()
+                first = start + int(rows[0]) if first < 0 else first
+                bad += len(rows)
+        if bad:
             raise ArchiveError(
-                f"{name}: {len(rows)} of {len(good)} {what}, first {int(rows[0])}",
+                f"{names.split()[0]}: {bad} of {count} {what}, first {first}",
                 where=path,
                 hint=hint,
             )
 
     for name in TENSORS:
-        tensor = tensors.get(name)
-        if tensor is not None and tensor.is_floating_point():
-            require(name, tensor.isfinite(), "rows are not finite")
-    if "g.quats" in tensors:
-        lengths = tensors["g.quats"].norm(dim=1)
-        require("g.quats", (lengths - 1).abs() < 1e-3, "quaternions are not of unit length")
-    if "g.log_scales" in tensors:
-        # Beyond this range exp() is 0 or infinite in float32.
-        logs = tensors["g.log_scales"]
-        require("g.log_scales", (logs > -87) & (logs < 88), "scales are out of range")
-    if "cam.viewmats" in tensors:
-        require("cam.viewmats", _rigid(tensors["cam.viewmats"]), "cameras are not rigid")
-    if "cam.Ks" in tensors and "cam.sizes" in tensors:
-        good = _sane(tensors["cam.Ks"], tensors["cam.sizes"].double())
-        require("cam.Ks", good, "cameras have impossible intrinsics or sizes")
-    if "cam.heldout" in tensors:
-        require("cam.heldout", tensors["cam.heldout"] <= 1, "flags are neither 0 nor 1")
+        if name in tensors and tensors[name].is_floating_point():
+            require(name, torch.isfinite, "rows are not finite")
+    require("g.quats", _unit, "quaternions are not of unit length")
+    require("g.log_scales", _in_range, "scales are out of range")
+    require("cam.viewmats", _rigid, "cameras are not rigid")
+    require("cam.Ks cam.sizes", _sane, "cameras have impossible intrinsics or sizes")
+    require("cam.heldout", lambda flags: flags <= 1, "flags are neither 0 nor 1")
 
 
 def check_names(names: Iterable[str], path: Path, *, hint: str) -> None:
     """Refuse view names that are not unique relative POSIX paths: outputs are named after them.
 
     Raises:
-        ArchiveError: Names the first at fault.
+        ArchiveError: Names the first at fault; a part of more than 255 bytes is.
     """
     seen: set[str] = set()
     for name in names:
         parts = name.split("/")
-        if "\0" in name or any(part in ("", ".", "..") for part in parts):
+        odd = any(part in ("", ".", "..") or not _nameable(part) for part in parts)
+        if "\0" in name or odd:
             raise ArchiveError(f"bad view name {name[:80]!r}", where=path, hint=hint)
         if name in seen:
             raise ArchiveError(f"two views are named {name[:80]!r}", where=path, hint=hint)
@@ -73,10 +81,28 @@ def check_scene_name(name: str, path: Path, *, hint: str) -> None:
     """Refuse a scene name that is not a file name.
 
     Raises:
-        ArchiveError: It is empty, ``.`` or ``..``, or holds a slash or NUL.
+        ArchiveError: It is empty, ``.`` or ``..``, holds a slash or NUL, or is too long.
     """
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    if name in ("", ".", "..") or "/" in name or "\0" in name or not _nameable(name):
         raise ArchiveError(f"bad scene name {name[:80]!r}", where=path, hint=hint)
+
+
+def _nameable(part: str) -> bool:
+    """Whether a file system could hold a file of that name."""
+    try:
+        return len(part.encode("utf-8", "surrogateescape")) <= _NAME_BYTES
+    except UnicodeEncodeError:  # half of a character
+        return False
+
+
+def _unit(quats: Tensor) -> Tensor:
+    good: Tensor = (quats.norm(dim=1) - 1).abs() < 1e-3
+    return good
+
+
+def _in_range(logs: Tensor) -> Tensor:
+    # Beyond this range exp() is 0 or infinite in float32.
+    return (logs > -87) & (logs < 88)
 
 
 def _rigid(viewmats: Tensor) -> Tensor:
@@ -88,10 +114,17 @@ def _rigid(viewmats: Tensor) -> Tensor:
     return (skew < 1e-3) & upright & (last.abs().amax(1) < 1e-6)
 
 
-def _sane(Ks: Tensor, sizes: Tensor) -> Tensor:
+def _sane(Ks: Tensor, stored: Tensor) -> Tensor:
+    sizes = stored.double()
     focal = Ks[:, [0, 1], [0, 1]]
     centre = Ks[:, :2, 2]
     last = (Ks[:, 2] - torch.tensor([0, 0, 1], dtype=Ks.dtype)).abs().amax(1) < 1e-6
     # Undistorting and cropping can move the principal point out of the picture, but not far.
     near = ((centre > -sizes) & (centre < 2 * sizes)).all(1)
-    return (focal > 0).all(1) & (sizes > 0).all(1) & near & last & (Ks[:, 1, 0] == 0)
+    return (
+        (focal > 0).all(1)
+        & ((sizes > 0) & (sizes <= _MOST_PIXELS)).all(1)
+        & near
+        & last
+        & (Ks[:, 1, 0] == 0)
+    )

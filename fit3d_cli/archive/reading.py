@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -26,8 +27,9 @@ from fit3d_cli.geometry.activations import logits_to_opacities, logs_to_scales
 from fit3d_cli.geometry.cameras import Cameras
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.scene import Scene
-from fit3d_cli.storage import sha256_bytes
 from fit3d_cli.tensorfile import TensorFile, open_tensors
+
+_ROWS = 1 << 15  # that are converted at a time
 
 
 def read_archive(
@@ -53,17 +55,16 @@ def read_archive(
         ArchiveError: Missing, damaged, foreign or too new.
     """
     with open_tensors(path) as file:
-        manifest = parse_manifest(file.header, path)
+        manifest = _manifest(file)
         skipped = {name for name, keep in (("g.features", features), ("g.sh", sh)) if not keep}
         tensors: dict[str, Tensor] = {}
         for name in file.header.tensors:
             wanted = name not in skipped and not name.startswith(EXTENSION)
             if wanted or verify == "full":
-                tensor = _read(file, name, manifest, check=verify != "header")
+                tensor = _read(file, name, manifest, check=verify != "header", keep=wanted)
                 if wanted:
                     tensors[name] = tensor
     check_numbers(tensors, path, hint=REMAKE_HINT)
-    check_scene_name(manifest.name, path, hint=REMAKE_HINT)
     names = _names(tensors, path)
     count = len(tensors["g.means"])
     nothing = torch.tensor(torch.nan)
@@ -73,11 +74,11 @@ def read_archive(
         gaussians=Gaussians(
             tensors["g.means"],
             tensors["g.quats"],
-            logs_to_scales(tensors["g.log_scales"]),
-            logits_to_opacities(tensors["g.logit_opacities"]),
-            tensors["g.sh"].float() if sh else nothing.expand(count, 1, 3),
+            _in_place(logs_to_scales, tensors["g.log_scales"]),
+            _in_place(logits_to_opacities, tensors["g.logit_opacities"]),
+            tensors["g.sh"] if sh else nothing.expand(count, 1, 3),
         ),
-        features=tensors["g.features"].float() if features else nothing.expand(count, dim),
+        features=tensors["g.features"] if features else nothing.expand(count, dim),
         decoder=Decoder(tensors["dec.weight"], tensors["dec.bias"]),
         source=manifest.source,
         cameras=Cameras(tensors["cam.viewmats"], tensors["cam.Ks"], tensors["cam.sizes"].long()),
@@ -97,7 +98,7 @@ def read_manifest(path: Path) -> Manifest:
         ArchiveError: Missing, damaged, foreign or too new.
     """
     with open_tensors(path) as file:
-        return parse_manifest(file.header, path)
+        return _manifest(file)
 
 
 def verify_archive(path: Path) -> None:
@@ -116,7 +117,7 @@ def describe(path: Path) -> dict[str, Any]:
         ArchiveError: Missing, damaged, foreign or too new.
     """
     with open_tensors(path) as file:
-        manifest = parse_manifest(file.header, path)
+        manifest = _manifest(file)
         heldout = file.read("cam.heldout")
         header = file.header
     shapes = {name: record.shape for name, record in manifest.tensors.items()}
@@ -146,14 +147,33 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-def _read(file: TensorFile, name: str, manifest: Manifest, *, check: bool) -> Tensor:
-    tensor = file.read(name)
-    if check:
-        digest = sha256_bytes(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        if digest != manifest.tensors[name].sha256:
-            raise ArchiveError(
-                f"tensor {name} does not match its checksum", where=file.path, hint=REMAKE_HINT
-            )
+def _manifest(file: TensorFile) -> Manifest:
+    manifest = parse_manifest(file.header, file.path)
+    check_scene_name(manifest.name, file.path, hint=REMAKE_HINT)
+    return manifest
+
+
+def _read(file: TensorFile, name: str, manifest: Manifest, *, check: bool, keep: bool) -> Tensor:
+    """A tensor as a scene holds it; float16 never stands beside its float32."""
+    digest = hashlib.sha256()
+    half = keep and file.header.tensors[name].dtype == "F16"
+    tensor = file.read(
+        name,
+        dtype=torch.float32 if half else None,
+        watch=digest.update if check else None,
+    )
+    if check and digest.hexdigest() != manifest.tensors[name].sha256:
+        raise ArchiveError(
+            f"tensor {name} does not match its checksum", where=file.path, hint=REMAKE_HINT
+        )
+    return tensor
+
+
+def _in_place(convert: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """Convert row by row what is not needed as it was: the wide numbers between take no room."""
+    for start in range(0, len(tensor), _ROWS):
+        rows = slice(start, start + _ROWS)
+        tensor[rows] = convert(tensor[rows])
     return tensor
 
 

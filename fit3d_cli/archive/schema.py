@@ -23,6 +23,9 @@ MIN_READER = "0.1.0"
 REMAKE_HINT = "copy the file again or lift the scene again"
 # Names that others may add: checked, and otherwise ignored.
 EXTENSION = "x."
+# Values in a manifest; those of a lift are some hundred.
+MOST_VALUES = 8192
+_MESSAGE = 160  # characters of a message that may quote a file
 
 TENSORS = {
     "g.means": ("F32", "N 3"),
@@ -133,8 +136,8 @@ def parse_manifest(header: Header, path: Path) -> Manifest:
             "not a fit3d scene", where=path, hint="pass a .f3d file that fit3d lift wrote"
         )
     version = metadata.get("f3d_version", "")
-    match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", version)
-    if match is None:
+    match = re.fullmatch(r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})", version)
+    if match is None or match[1] == "0":
         raise _damaged(path, f"format version {version[:20]!r}")
     if int(match[1]) > MAJOR:
         needed = re.fullmatch(r"[0-9a-z.+]{1,20}", metadata.get("f3d_min_reader", ""))
@@ -151,7 +154,7 @@ def parse_manifest(header: Header, path: Path) -> Manifest:
         raise _damaged(path, "the header is not in canonical form")
     try:
         manifest = _from_json(text)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"malformed manifest: {error}") from error
     # The table repeats what a reader of another version needs; only the manifest has a checksum.
     if (manifest.version, manifest.min_reader) != (version, metadata.get("f3d_min_reader")):
@@ -161,7 +164,11 @@ def parse_manifest(header: Header, path: Path) -> Manifest:
 
 
 def _from_json(text: str) -> Manifest:
-    data = strict_json(text, floats=True)
+    if not text.isascii():
+        raise ValueError("it is not ASCII")
+    data = strict_json(text.encode(), floats=True, most=MOST_VALUES)
+    if "\\u" in text:  # half of a character that stands for no byte of a file name: a ValueError
+        json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogateescape")
     source = _get(data, "source", dict)
     return Manifest(
         version=_get(data, "version", str),
@@ -175,14 +182,14 @@ def _from_json(text: str) -> Manifest:
         capture_digest=_get(data, "capture_digest", str),
         metric=_get(data, "metric", bool),
         metrics={
-            key: math.nan if value is None else float(value)
+            key: math.nan if value is None else _number(value, key)
             for key, value in _get(data, "metrics", dict).items()
         },
         provenance=_get(data, "provenance", dict),
         tensors={
             name: TensorRecord(
                 _get(record, "dtype", str),
-                tuple(int(size) for size in _get(record, "shape", list)),
+                tuple(_natural(size, name) for size in _get(record, "shape", list)),
                 _get(record, "sha256", str),
             )
             for name, record in _get(data, "tensors", dict).items()
@@ -197,6 +204,18 @@ def _get(table: Any, key: str, kind: type[T]) -> T:
     return value
 
 
+def _number(value: Any, key: str) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{key[:40]} is no number")
+    return float(value)
+
+
+def _natural(value: Any, name: str) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"the shape of {name[:40]} is not of natural numbers")
+    return int(value)
+
+
 def _positive(table: Any, key: str) -> int:
     value = _get(table, key, int)
     if not 0 < value < 2**31:
@@ -209,7 +228,7 @@ def _check_tensors(tensors: Mapping[str, TensorInfo], manifest: Manifest, path: 
     present = {name: (info.dtype, info.shape) for name, info in tensors.items()}
     if listed != present:
         name = min(set(listed.items()) ^ set(present.items()))[0]
-        raise _damaged(path, f"tensor {name} is not as the manifest lists it")
+        raise _damaged(path, f"tensor {name[:64]} is not as the manifest lists it")
     missing = [name for name in TENSORS if name not in present]
     if missing:
         raise _damaged(path, f"holds no tensor {missing[0]}")
@@ -228,6 +247,8 @@ def _check_tensors(tensors: Mapping[str, TensorInfo], manifest: Manifest, path: 
         raise _damaged(path, f"g.sh has {dims['K']} coefficients, expected 1, 4, 9 or 16")
     if dims["E"] != dims["V"] + 1:
         raise _damaged(path, f"{dims['E']} name offsets for {dims['V']} views")
+    if not dims["d"]:
+        raise _damaged(path, "features of no channels")
     if dims["C"] != manifest.source.dim:
         raise _damaged(path, f"decoder makes {dims['C']} channels, not {manifest.source.dim}")
 
@@ -250,4 +271,4 @@ def _plain(value: Any) -> Any:
 
 
 def _damaged(path: Path, what: str) -> ArchiveError:
-    return ArchiveError(what, where=path, hint=REMAKE_HINT)
+    return ArchiveError(what[:_MESSAGE], where=path, hint=REMAKE_HINT)

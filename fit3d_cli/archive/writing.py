@@ -9,12 +9,27 @@ import torch
 from torch import Tensor
 
 from fit3d_cli.archive.checks import check_names, check_numbers, check_scene_name
-from fit3d_cli.archive.schema import MAJOR, MIN_READER, MINOR, TENSORS, Manifest, TensorRecord
+from fit3d_cli.archive.schema import (
+    MAJOR,
+    MIN_READER,
+    MINOR,
+    TENSORS,
+    Manifest,
+    TensorRecord,
+    parse_manifest,
+)
 from fit3d_cli.errors import ArchiveError
 from fit3d_cli.geometry.activations import opacities_to_logits, scales_to_logs, unit_quats
 from fit3d_cli.scene import Scene
 from fit3d_cli.storage import sha256_bytes, write_bytes
-from fit3d_cli.tensorfile import ARCHIVE_LIMITS, DTYPES, encode
+from fit3d_cli.tensorfile import (
+    ARCHIVE_LIMITS,
+    DTYPES,
+    Header,
+    MalformedHeader,
+    encode,
+    parse_header,
+)
 
 _HINT = "this scene cannot be stored; lift it again, from other photos or with other settings"
 
@@ -48,10 +63,19 @@ def write_archive(path: Path, scene: Scene) -> None:
             for name, tensor in tensors.items()
         },
     )
-    metadata = manifest.to_metadata()
-    if len(metadata["f3d_manifest"]) > ARCHIVE_LIMITS.string:
-        raise ArchiveError("metrics and provenance are too long", where=path, hint=_HINT)
-    write_bytes(path, encode(tensors, metadata))
+    pieces = encode(tensors, manifest.to_metadata())
+    _check_readable(pieces[0], path)
+    write_bytes(path, pieces)
+
+
+def _check_readable(raw: bytes | memoryview, path: Path) -> None:
+    """Refuse a header that no reader would accept, such as one with an endless provenance."""
+    try:
+        infos, metadata = parse_header(bytes(raw[8:]), ARCHIVE_LIMITS)
+        parse_manifest(Header(infos, metadata, len(raw), len(raw), bytes(raw)), path)
+    except (MalformedHeader, ArchiveError) as error:
+        what = error.what if isinstance(error, ArchiveError) else str(error)
+        raise ArchiveError(f"cannot be stored: {what}", where=path, hint=_HINT) from error
 
 
 def _stored(scene: Scene) -> dict[str, Tensor]:

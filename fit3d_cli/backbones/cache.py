@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fit3d_cli.backoff import Backoff
 from fit3d_cli.errors import ArchiveError, WeightsError
 from fit3d_cli.shapes import check_dims
 from fit3d_cli.storage import sha256_file
@@ -158,6 +159,67 @@ class TokenCache:
         return found
 
 
+def each_tokens(
+    model: TokenModel,
+    items: Sequence[TokenItem],
+    take: Callable[[int, Tokens], None],
+    *,
+    cache: TokenCache | None,
+    batch: int = 4,
+    device: str | torch.device = "cpu",
+    on_step: Callable[[int, int], None] | None = None,
+) -> None:
+    """Patch and class tokens of many pictures: cached ones are read, the others run in batches.
+
+    Args:
+        model: The backbone, on ``device``.
+        items: Pictures in any order and of any sizes.
+        take: Called once per picture with its number and its tokens, on the CPU; in any order.
+        cache: Where to look and store; None computes everything.
+        batch: Pictures per forward pass; only pictures of one size share a pass.
+        device: Where the pictures are sent.
+        on_step: Called with pictures done and their total.
+
+    Raises:
+        WeightsError: The tokens are not finite in half precision.
+        StorageError: The disk refused.
+        MemoryFault: There is no memory for a smaller batch either.
+    """
+    waiting: dict[tuple[int, int], list[tuple[int, str]]] = {}
+    backoff = Backoff("backbone.batch", batch, device)
+    done = 0
+
+    def settle(group: list[tuple[int, str]]) -> None:
+        nonlocal done
+        wanted = [items[index] for index, _ in group]
+        made = backoff.map(lambda some: _run(model, some, device), wanted)
+        for (index, key), tokens in zip(group, made, strict=True):
+            if cache is not None:
+                cache.write(key, tokens)
+            take(index, tokens)
+        done += len(group)
+        if on_step is not None:
+            on_step(done, len(items))
+        group.clear()
+
+    for index, item in enumerate(items):
+        key = cache.key(model, item.digest, item.size) if cache is not None else ""
+        tokens = cache.read(key) if cache is not None else None
+        if tokens is not None:
+            take(index, tokens)
+            done += 1
+            if on_step is not None:
+                on_step(done, len(items))
+            continue
+        group = waiting.setdefault(item.size, [])
+        group.append((index, key))
+        if len(group) >= batch:
+            settle(group)
+    for group in waiting.values():
+        if group:
+            settle(group)
+
+
 def all_tokens(
     model: TokenModel,
     items: Sequence[TokenItem],
@@ -166,60 +228,13 @@ def all_tokens(
     batch: int = 4,
     device: str | torch.device = "cpu",
     on_step: Callable[[int, int], None] | None = None,
-    keep: bool = True,
 ) -> list[Tokens]:
-    """Patch and class tokens of many pictures: cached ones are read, the others run in batches.
-
-    Args:
-        model: The backbone, on ``device``.
-        items: Pictures in any order and of any sizes.
-        cache: Where to look and store; None computes everything.
-        batch: Pictures per forward pass; only pictures of one size share a pass.
-        device: Where the pictures are sent.
-        on_step: Called with pictures done and their total.
-        keep: False fills the cache without holding the tokens; the result is then empty.
-
-    Returns:
-        One entry per item, in their order, on the CPU.
-
-    Raises:
-        WeightsError: The tokens are not finite in half precision.
-        StorageError: The disk refused.
-    """
-    found: list[Tokens | None] = [None] * len(items)
-    keys = [cache.key(model, item.digest, item.size) if cache else "" for item in items]
-    waiting: dict[tuple[int, int], list[int]] = {}
-    done = 0
-
-    def settle(indices: list[int]) -> None:
-        nonlocal done
-        if not indices:
-            return
-        for index, tokens in zip(indices, _run(model, [items[i] for i in indices], device),
-                                 strict=True):  # fmt: skip
-            if cache is not None:
-                cache.write(keys[index], tokens)
-            found[index] = tokens if keep else None
-        done += len(indices)
-        if on_step is not None:
-            on_step(done, len(items))
-        indices.clear()
-
-    for index, item in enumerate(items):
-        tokens = cache.read(keys[index]) if cache is not None else None
-        if tokens is not None:
-            found[index] = tokens if keep else None
-            done += 1
-            if on_step is not None:
-                on_step(done, len(items))
-            continue
-        group = waiting.setdefault(item.size, [])
-        group.append(index)
-        if len(group) >= batch:
-            settle(group)
-    for group in waiting.values():
-        settle(group)
-    return [tokens for tokens in found if tokens is not None]
+    """As ``each_tokens``: one entry per item, in their order, on the CPU."""
+    found: dict[int, Tokens] = {}
+    each_tokens(
+        model, items, found.__setitem__, cache=cache, batch=batch, device=device, on_step=on_step
+    )
+    return [found[index] for index in range(len(items))]
 
 
 def tokens_for(

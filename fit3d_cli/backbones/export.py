@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fit3d_cli.backbones.adapters import Adapter
+from fit3d_cli.backbones.arguments import read_model_json
 from fit3d_cli.backbones.load import ADAPTER_KEY, ADAPTER_NAME, CONFIG_NAME, WEIGHTS_NAME
 from fit3d_cli.backbones.lora import has_low_rank
 from fit3d_cli.backbones.model import Backbone, state_digest
@@ -32,6 +33,9 @@ _KEPT = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mo
 # Licences that the Hugging Face hub knows by these names; those of timm's ViTs.
 _HUB_LICENCES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
                  "cc-by-nc-sa-4.0", "openrail", "gemma", "other", "unknown"}  # fmt: skip
+
+# What begins a tag, a link, a picture, a table cell, or ends a code span.
+_MARKS = str.maketrans({"<": "&lt;", "[": "(", "]": ")", "|": "/", "`": "'"})
 
 
 def write_model_directory(
@@ -159,7 +163,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
     path = directory / PROVENANCE_NAME
     hint = "name a directory that fit3d finetune or fit3d export has finished"
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = read_model_json(path)
         if data["schema"] != SCHEMA:
             raise WeightsError(f"schema {data['schema']}, this version reads {SCHEMA}", where=path,
                                hint=hint)  # fmt: skip
@@ -200,3 +204,9 @@ def hub_name(timm_id: str) -> str:
     config = importlib.import_module("timm.models").get_pretrained_cfg(timm_id)
     repository = str(getattr(config, "hf_hub_id", None) or "")
     return f"{repository}{timm_id}" if repository.endswith("/") else repository
+
+
+def cell(text: str) -> str:
+    """Text from data for a card: nothing in it is Markdown or HTML, and it is one line."""
+    kept = "".join(c if c.isprintable() else " " for c in text.translate(_MARKS))
+    return " ".join(kept.split())

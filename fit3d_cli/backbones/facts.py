@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 from fit3d_cli.backbones.base import BACKBONES
-from fit3d_cli.backbones.load import WEIGHTS_NAME, _create, _resolve
-from fit3d_cli.backbones.torchvision_shim import import_timm
+from fit3d_cli.backbones.hub import cached_file
+from fit3d_cli.backbones.load import _create, _resolve, hub_place
 
 _FLOAT = 4  # bytes per weight in the hub's files
 
@@ -84,23 +83,11 @@ def model_facts(name: str, weights: str = "") -> ModelFacts:
 
 def _hub_place(timm_id: str) -> tuple[str, Path | None]:
     """Repository of the weights, and their file if it is in the cache."""
-    import huggingface_hub
-
-    import_timm()
-    from timm.models import get_pretrained_cfg
-
-    config = get_pretrained_cfg(timm_id)
-    if config is None or not config.hf_hub_id:
-        return "", None
-    repository = str(config.hf_hub_id)
-    file = str(config.hf_hub_filename or WEIGHTS_NAME)
-    if not file.endswith(".safetensors"):
-        file = file.rsplit(".", 1)[0] + ".safetensors"
-    found = huggingface_hub.try_to_load_from_cache(repository, file)
-    return repository, Path(found) if isinstance(found, str | os.PathLike) else None
+    place = hub_place(timm_id)
+    return ("", None) if place is None else (place[0], cached_file(*place))
 
 
 def _cache() -> Path:
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    return Path(huggingface_hub.constants.HF_HUB_CACHE)
+    return Path(constants.HF_HUB_CACHE)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import json
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +11,19 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from fit3d_cli.backbones.arguments import read_model_json, require_plain_arguments
 from fit3d_cli.backbones.base import BACKBONES
+from fit3d_cli.backbones.hub import hub_file
 from fit3d_cli.backbones.model import Backbone, require_plain_vit
 from fit3d_cli.backbones.torchvision_shim import import_timm
 from fit3d_cli.backbones.weights import fit_weights, read_adapter, read_weights
-from fit3d_cli.errors import OfflineError, UnknownNameError, WeightsError
+from fit3d_cli.errors import UnknownNameError, WeightsError
 
 DATA = Path(__file__).parent / "data"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 ADAPTER_NAME = "adapter.safetensors"
 ADAPTER_KEY = "fit3d_adapter"  # in config.json; timm ignores it
-_CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ def _resolve(name: str) -> _Recipe:
         where="--backbone",
         hint=f"did you mean {' or '.join(near)}?"
         if near
-        else f"choose one of {', '.join(BACKBONES.names())}, a timm ViT, or a model directory",
+        else "choose a preset such as dinov2-small or clip-base, a timm ViT, or a model directory",
     )
 
 
@@ -142,13 +138,14 @@ def _from_directory(directory: Path) -> _Recipe:
         raise WeightsError(f"holds no {CONFIG_NAME}: not a finished model", where=directory,
                            hint=hint)  # fmt: skip
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = read_model_json(path)
         overlay = dict(config["pretrained_cfg"])
         architecture = str(config["architecture"])
         arguments = {str(k): v for k, v in dict(config.get("model_args") or {}).items()}
         adapter = dict(config[ADAPTER_KEY]) if ADAPTER_KEY in config else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError("not a timm model config", where=path, hint=hint) from error
+    require_plain_arguments(arguments, path)
     if not import_timm().is_model(architecture):
         raise WeightsError(f"timm has no architecture {architecture!r}", where=path,
                            hint="install a newer timm")  # fmt: skip
@@ -175,6 +172,12 @@ def _require_vit(recipe: _Recipe, name: str, arguments: Mapping[str, Any]) -> No
             model = _create(recipe.timm_id, recipe.pretrained_cfg, arguments)
     except TypeError:
         model = nn.Identity()  # timm's other families know no dynamic_img_size
+    except (AssertionError, ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        raise WeightsError(
+            f"timm cannot build {recipe.timm_id} of this shape ({told})", where=name,
+            hint="name a directory that fit3d finetune or fit3d export has finished",
+        ) from error  # fmt: skip
     require_plain_vit(model, name)
 
 
@@ -198,71 +201,22 @@ def _create(
 
 
 def _hub_file(timm_id: str, name: str) -> Path:
-    """The weights' safetensors file in the hub's cache, downloaded if need be."""
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    """The weights' safetensors file in the hub's cache, verified, downloaded if need be."""
+    place = hub_place(timm_id)
+    if place is None:
+        raise WeightsError("timm has no weights for it", where=name, hint="use --weights FILE")
+    return hub_file(*place, name)
 
+
+def hub_place(timm_id: str) -> tuple[str, str] | None:
+    """Repository and file of the weights on the hub, or None."""
     import_timm()
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(timm_id)
     if config is None or not config.hf_hub_id:
-        raise WeightsError("timm has no weights for it", where=name, hint="use --weights FILE")
-    repository = str(config.hf_hub_id)
+        return None
     file = str(config.hf_hub_filename or WEIGHTS_NAME)
     if not file.endswith(".safetensors"):
         file = file.rsplit(".", 1)[0] + ".safetensors"
-    offline = OfflineError(
-        f"the weights are not in the cache and the hub ({_endpoint()}) does not answer",
-        where=name,
-        hint=f"download {repository}/{file} elsewhere and use --weights FILE",
-    )
-    with contextlib.suppress(LocalEntryNotFoundError):
-        return Path(huggingface_hub.hf_hub_download(repository, file, local_files_only=True))
-    if huggingface_hub.constants.HF_HUB_OFFLINE or not _hub_answers():
-        raise offline
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, file))
-    except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise WeightsError(
-            f"the hub does not give out {repository}",
-            where=name,
-            hint=f"accept its licence on {_endpoint()}/{repository} and set HF_TOKEN, or use"
-            " --weights FILE",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise offline from error
-    except EntryNotFoundError as error:
-        raise WeightsError(
-            f"{repository} has no {file}", where=name, hint="use --weights FILE"
-        ) from error
-    except OSError as error:  # the hub's HTTP errors, and the disk of the cache
-        raise OfflineError(
-            f"the download failed ({error})".splitlines()[0],
-            where=name,
-            hint="try again, or use --weights FILE",
-        ) from error
-
-
-def _endpoint() -> str:
-    import huggingface_hub
-
-    return str(huggingface_hub.constants.ENDPOINT)
-
-
-def _hub_answers() -> bool:
-    """One quick connection: the hub's client would retry for most of a minute."""
-    url = urllib.parse.urlsplit(_endpoint())
-    if urllib.request.getproxies().get(url.scheme):
-        return True  # only the proxy may reach it; the client will tell
-    try:
-        port = url.port or (80 if url.scheme == "http" else 443)
-        socket.create_connection((url.hostname or "", port), _CONNECT_SECONDS).close()
-    except OSError:
-        return False
-    return True
+    return str(config.hf_hub_id), file

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fit3d_cli.backoff import Backoff
 from fit3d_cli.images import read_image, resize_image
 
 Photo: TypeAlias = "Path | NDArray[np.uint8]"
@@ -55,14 +56,15 @@ def tokens_of(
         ImageError: A photo cannot be read.
     """
     waiting: list[Tensor] = []
+    backoff = Backoff("backbone.batch", batch, model.device)
     for image in images:
         photo = photo_of(image, model, width).permute(2, 0, 1)
         if waiting and (len(waiting) == batch or photo.shape != waiting[0].shape):
-            yield from _forward(model, waiting)
+            yield from backoff.map(lambda some: _forward(model, some), waiting)
             waiting = []
         waiting.append(photo)
     if waiting:
-        yield from _forward(model, waiting)
+        yield from backoff.map(lambda some: _forward(model, some), waiting)
 
 
 def photo_of(image: Photo, model: Tokeniser, width: int) -> Tensor:
@@ -75,8 +77,8 @@ def photo_of(image: Photo, model: Tokeniser, width: int) -> Tensor:
     return resize_image(pixels, *model.input_size(pixels.shape[1], pixels.shape[0], width))
 
 
-def _forward(model: Tokeniser, photos: Sequence[Tensor]) -> Iterator[Tensor]:
+def _forward(model: Tokeniser, photos: Sequence[Tensor]) -> list[Tensor]:
     with torch.inference_mode():
         tokens = model.tokens(torch.stack(list(photos)).to(model.device)).float().cpu()
     # A tensor born in inference mode may not meet autograd later; a copy may.
-    yield from tokens.clone()
+    return list(tokens.clone())

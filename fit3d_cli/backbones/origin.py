@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fit3d_cli.backbones.average import interpolate_state
-from fit3d_cli.backbones.export import CARD_NAME, read_provenance, write_model_directory
+from fit3d_cli.backbones.export import CARD_NAME, cell, read_provenance, write_model_directory
 from fit3d_cli.backbones.load import CONFIG_NAME, load_backbone
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.errors import WeightsError
@@ -125,7 +125,8 @@ def write_interpolated(
     facts["interpolated"] = {"alpha": alpha, "tuned_sha256": made.weights_sha256}
     made.load(interpolate_state(base.state(), made.state(), alpha))
     card = _CARD.format(
-        name=directory.name, alpha=alpha, base=base.name, tuned=tuned.resolve().name,
+        name=cell(directory.name), alpha=alpha, base=cell(base.name),
+        tuned=cell(tuned.resolve().name),
         card=CARD_NAME, adapter=_ADAPTER if made.adapter_kind else "",
     )  # fmt: skip
     write_model_directory(directory, made, card=card, extra=facts, files=files)

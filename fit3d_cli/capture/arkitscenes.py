@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fit3d_cli.capture.base import READERS, Capture, Reader, View
 from fit3d_cli.capture.depth_maps import depth_beside
-from fit3d_cli.capture.files import RESTORE, intrinsics, numbers, read_text
+from fit3d_cli.capture.files import MOST_PIXELS, RESTORE, intrinsics, numbers, read_text
 from fit3d_cli.errors import CaptureError
 
 _PHOTOS, _DEPTHS, _CAMERAS = "lowres_wide", "lowres_depth", "lowres_wide_intrinsics"
@@ -155,7 +155,7 @@ def _pose_matrix(values: Sequence[float]) -> Tensor:
 def _read_pincam(path: Path) -> list[float]:
     """width, height, fx, fy, cx, cy in pixels."""
     values = _row(read_text(path, 1 << 16), 6, path, 1)
-    if not all(0 < side < 1 << 20 and side.is_integer() for side in values[:2]):
+    if not all(0 < side < MOST_PIXELS and side.is_integer() for side in values[:2]):
         raise CaptureError(
             f"size {values[0]:g} x {values[1]:g} is not a number of pixels",
             where=path,

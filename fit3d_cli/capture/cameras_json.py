@@ -31,8 +31,11 @@ FILE = "cameras.json"
 
 def sniff(path: Path) -> bool:
     """Whether ``cameras.json`` is there and is not the list that 3DGS writes by that name."""
+    place = path / FILE
     try:
-        with (path / FILE).open("rb") as file:
+        if not place.is_file():
+            return False
+        with place.open("rb") as file:
             return not file.read(64).lstrip().startswith(b"[")
     except OSError:
         return False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +15,12 @@ from torch import Tensor
 from fit3d_cli.capture.base import Capture, DepthCamera, View
 from fit3d_cli.capture.files import RESTORE, numeric_key
 from fit3d_cli.errors import CaptureError
-from fit3d_cli.images import ImageHeader, image_header
+from fit3d_cli.images import depth_size, image_header, image_size
 
 NON_FINITE = "non-finite pose"
 NOT_RIGID = "pose that is not rigid"
 _ORTHONORMAL_TOLERANCE = 1e-2
+_FAR, _FAR_OF_EXTENT = 1e5, 1e4
 
 
 def check_capture(capture: Capture) -> Capture:
@@ -48,6 +51,7 @@ def check_capture(capture: Capture) -> Capture:
         views.append(view)
         if note and note not in notes:
             notes.append(note)
+    _check_places(capture, views)
     if len(views) < 2:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(dropped.items()))
         raise CaptureError(
@@ -59,12 +63,48 @@ def check_capture(capture: Capture) -> Capture:
 
 
 def _check_names(capture: Capture) -> None:
-    doubled = [n for n, count in Counter(v.name for v in capture.views).items() if count > 1]
+    """Results are named after photos, also where names that differ little are one file."""
+    same: dict[str, list[str]] = {}
+    for view in capture.views:
+        key = unicodedata.normalize("NFC", view.name).casefold()
+        same.setdefault(key, []).append(view.name)
+    doubled = {names[0] for names in same.values() if len(set(names)) < len(names)}
+    places = Counter(os.path.normpath(view.image_path) for view in capture.views)
+    twice = [view for view in capture.views if places[os.path.normpath(view.image_path)] > 1]
+    doubled |= {view.name for view in twice}
     if doubled:
         raise CaptureError(
             f"{len(doubled)} photos are listed more than once: {', '.join(sorted(doubled)[:3])}",
             where=capture.root,
             hint="keep one entry per photo",
+        )
+    close = [names for names in same.values() if len(names) > 1]
+    if close:
+        raise CaptureError(
+            f"{' and '.join(sorted(close[0])[:2])} differ only in case or in the form of accents",
+            where=capture.root,
+            hint="rename one of them",
+        )
+
+
+def _check_places(capture: Capture, views: list[View]) -> None:
+    """Scenes are fitted in single precision, which world coordinates such as UTM are too large for.
+
+    Raises:
+        CaptureError: A camera is more than 100,000 units from the origin and more than 10,000
+            times the size of the scene: details would be lost.
+    """
+    if len(views) < 2:
+        return
+    centers = torch.stack([-view.viewmat[:3, :3].T @ view.viewmat[:3, 3] for view in views])
+    farthest = float(centers.abs().max())
+    places = centers if capture.points is None else torch.cat([centers, capture.points.xyz])
+    extent = float((places.amax(0) - places.amin(0)).max())
+    if farthest > _FAR and farthest > _FAR_OF_EXTENT * extent:
+        raise CaptureError(
+            f"the cameras are {farthest:.6g} from the origin, in a scene of {extent:.3g}",
+            where=capture.root,
+            hint="subtract a constant offset from all positions (UTM is too large)",
         )
 
 
@@ -167,9 +207,9 @@ def _fit_size(view: View) -> tuple[View, str]:
     if view.depth_path is not None and view.depth_camera is not None:
         _check_depth_size(view.depth_path, view.depth_camera)
     elif view.depth_path is not None:
-        _check_grid(view.depth_path, header)
+        _check_grid(view.depth_path, depth_size(view.depth_path), photo)
     if view.mask_path is not None:
-        _check_grid(view.mask_path, header)
+        _check_grid(view.mask_path, image_size(view.mask_path), photo)
     if photo == camera:
         return view, ""
     scale = torch.tensor([photo[0] / camera[0], photo[1] / camera[1], 1.0], dtype=torch.float64)
@@ -177,12 +217,11 @@ def _fit_size(view: View) -> tuple[View, str]:
     return replace(view, K=view.K * scale[:, None], width=photo[0], height=photo[1]), note
 
 
-def _check_grid(path: Path, photo: ImageHeader) -> None:
+def _check_grid(path: Path, size: tuple[int, int], photo: tuple[int, int]) -> None:
     """Depth and masks may be of another resolution than the photo, not of another aspect."""
-    header = image_header(path)
-    if not _same_aspect((header.width, header.height), (photo.width, photo.height)):
+    if not _same_aspect(size, photo):
         raise CaptureError(
-            f"{header.width}x{header.height}, its photo {photo.width}x{photo.height}",
+            f"{size[0]}x{size[1]}, its photo {photo[0]}x{photo[1]}",
             where=path,
             hint=f"{RESTORE}, on the pixel grid of the photo",
         )
@@ -190,13 +229,13 @@ def _check_grid(path: Path, photo: ImageHeader) -> None:
 
 def _check_depth_size(path: Path, camera: DepthCamera) -> None:
     """Depth of another camera may have any size, but its axis goes through its middle half."""
-    header = image_header(path)
+    width, height = depth_size(path)
     cx, cy = float(camera.K[0, 2]), float(camera.K[1, 2])
-    if not (0.25 <= cx / header.width <= 0.75 and 0.25 <= cy / header.height <= 0.75):
+    if not (0.25 <= cx / width <= 0.75 and 0.25 <= cy / height <= 0.75):
         raise CaptureError(
-            f"{header.width}x{header.height}, but the depth camera's axis is at {cx:g}, {cy:g}",
+            f"{width}x{height}, but the depth camera's axis is at {cx:g}, {cy:g}",
             where=path,
-            hint=f"{RESTORE}, in the size that its intrinsics are for",
+            hint="store depth in the size that its intrinsics are for",
         )
 
 

@@ -5,6 +5,7 @@ COLMAP puts pixel centres at +0.5, as fit3d does: principal points are taken unc
 
 from __future__ import annotations
 
+import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from fit3d_cli.capture.colmap_model import (
 from fit3d_cli.capture.distortion import FISHEYE, OPENCV, make_distortion
 from fit3d_cli.capture.files import RESTORE, intrinsics
 from fit3d_cli.errors import CaptureError
+
+_PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def sniff(path: Path) -> bool:
@@ -63,6 +66,7 @@ def read(path: Path) -> Capture:
     images = read_images(_file(model, "images"))
     folder = _image_folder(path, model, [image.name for image in images])
     root = folder.parent
+    notes += _unregistered(folder, len(images))
     rigs, frames = model_file(model, "rigs"), model_file(model, "frames")
     poses = read_rig_poses(rigs, frames) if rigs and frames else {}
     views = []
@@ -94,6 +98,12 @@ def read(path: Path) -> Capture:
 
 def _file(model: Path, stem: str) -> Path:
     return model_file(model, stem) or model / f"{stem}.bin"
+
+
+def _unregistered(folder: Path, registered: int) -> list[str]:
+    """A note where the model is of a small part of the photos, and so perhaps the wrong one."""
+    there = sum(p.suffix.lower() in _PHOTOS for p in folder.rglob("*"))
+    return [f"{registered} of {there} photos are in the model"] if 2 * registered < there else []
 
 
 def _posix(folder: Path, image: ColmapImage) -> str:
@@ -143,14 +153,14 @@ def lens_of(
         return (f, f, cx, cy), make_distortion(FISHEYE, tuple(k))
     if camera.model in ("FISHEYE", "OPENCV_FISHEYE"):
         return (p[0], p[1], p[2], p[3]), make_distortion(FISHEYE, p[4:])
-    words = [
-        "colmap", "image_undistorter", "--image_path", str(folder), "--input_path", str(model),
-        "--output_path", str(folder.parent) + "-undistorted", "--output_type", "COLMAP",
-    ]  # fmt: skip
+    places = (os.path.relpath(place, folder.parent) for place in (folder, model))
+    words = ["--image_path", "--input_path", "--output_path"]
+    pairs = zip(words, (*places, "undistorted"), strict=True)
     raise CaptureError(
         f"camera model {camera.model} is not supported",
         where=_file(model, "cameras"),
-        hint=f"run: {shlex.join(words)}",
+        hint=f"in {folder.parent.name} run: colmap image_undistorter "
+        + " ".join(f"{word} {shlex.quote(place)}" for word, place in pairs),
     )
 
 

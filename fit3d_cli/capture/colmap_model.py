@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fit3d_cli.capture.base import SparsePoints
-from fit3d_cli.capture.files import RESTORE, read_bytes, read_text
+from fit3d_cli.capture.files import MOST_PIXELS, RESTORE, read_bytes, read_text
 from fit3d_cli.errors import CaptureError
 from fit3d_cli.geometry.rotations import quats_to_matrices
 
@@ -150,7 +150,8 @@ def read_cameras(path: Path) -> dict[int, ColmapCamera]:
                     hint="export the model with colmap image_undistorter",
                 )
             name, count = MODELS[model_id]
-            cameras[camera_id] = ColmapCamera(name, width, height, cursor.take(f"{count}d"))
+            camera = ColmapCamera(name, width, height, cursor.take(f"{count}d"))
+            cameras[camera_id] = _sized(camera, path)
         return cameras
     for words in _lines(path):
         try:
@@ -162,8 +163,16 @@ def read_cameras(path: Path) -> dict[int, ColmapCamera]:
             raise _damaged(path, " ".join(words)) from error
         if len(camera.params) != _COUNTS.get(camera.model, len(camera.params)):
             raise _damaged(path, " ".join(words))
-        cameras[camera_id] = camera
+        cameras[camera_id] = _sized(camera, path)
     return cameras
+
+
+def _sized(camera: ColmapCamera, path: Path) -> ColmapCamera:
+    if not (0 < camera.width < MOST_PIXELS and 0 < camera.height < MOST_PIXELS):
+        raise CaptureError(
+            f"a camera of {camera.width}x{camera.height} pixels", where=path, hint=RESTORE
+        )
+    return camera
 
 
 def count_images(path: Path) -> int:

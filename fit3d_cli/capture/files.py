@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from fit3d_cli.errors import CaptureError
 from fit3d_cli.images import image_size
 
 MAX_TEXT_BYTES = 256 << 20
+MOST_PIXELS = 1 << 20  # of a side
 RESTORE = "copy the file again from the source, or export the capture anew"
 
 
@@ -24,16 +26,19 @@ def read_bytes(path: Path, limit: int = 1 << 40) -> bytes:
     """The bytes of a file.
 
     Raises:
-        CaptureError: Missing, unreadable or larger than ``limit`` bytes.
+        CaptureError: Missing, unreadable, no file, or larger than ``limit`` bytes.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > limit:
-                raise CaptureError(
-                    f"{size} bytes, the limit is {limit}", where=path, hint="split the capture"
-                )
-            return file.read()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # pipes and devices never end
+            raise CaptureError("not a file", where=path, hint=RESTORE)
+        if status.st_size > limit:
+            raise CaptureError(
+                f"{status.st_size} bytes, the limit is {limit}",
+                where=path,
+                hint="split the capture",
+            )
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise CaptureError("no such file", where=path, hint="restore the file") from error
     except OSError as error:
@@ -101,7 +106,7 @@ class Fields:
     def size(self, field: str) -> int:
         """A positive whole number of pixels."""
         value = self.number(field)
-        if value != int(value) or not 0 < value < 1 << 20:
+        if value != int(value) or not 0 < value < MOST_PIXELS:
             self.fail(f"expected a positive whole number, found {value:g}", field)
         return int(value)
 
@@ -232,11 +237,13 @@ def numbers(words: Iterable[str], path: Path, line: int = 0) -> list[float]:
     return values
 
 
-def numeric_key(name: str) -> tuple[list[str | int], str]:
+def numeric_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
     """Sorts ``10.jpg`` behind ``9.jpg``: digits count as numbers."""
-    # Texts and numbers alternate, so that only like is compared with like.
+    # Texts and numbers alternate, so that only like is compared with like. A number is its count
+    # of digits, then its digits: names may hold more of them than Python makes an integer of.
     parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+    short = [part.lstrip("0") if i % 2 else part for i, part in enumerate(parts)]
+    return [(len(part), part) if i % 2 else part for i, part in enumerate(short)], name
 
 
 def locate(root: Path, stated: str, source: Path) -> tuple[str, Path]:

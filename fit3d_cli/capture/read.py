@@ -111,11 +111,11 @@ def not_understood(path: Path, reader: str = "") -> CaptureError:
         return CaptureError(
             "a file, not a capture", where=path, hint=f"give the folder {path.parent}"
         )
-    known = ", ".join(dict.fromkeys([*READERS.names(), *SOURCES.names()]))
     return CaptureError(
-        f"neither a capture nor anything that becomes one ({_held(path)})",
+        f"neither a capture nor a source of one ({_held(path)})",
         where=path,
-        hint=f"known: {known} (--set lift.reader=NAME tells a layout)",
+        hint="give photos, a video, .sens, or a layout such as colmap or transforms "
+        "(--set lift.reader=? lists them)",
     )
 
 
@@ -127,12 +127,8 @@ def _held(path: Path) -> str:
         return "unreadable"
     if path.is_file():
         return f"a {path.suffix or 'nameless'} file"
-    shown = ", ".join(name[:24] for name in names[:2])
-    return (
-        f"holds {shown}{f' and {len(names) - 2} more' if len(names) > 2 else ''}"
-        if names
-        else ("an empty folder")
-    )
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ", ".join(name[:16] for name in names[:2]) + more if names else "an empty folder"
 
 
 def spread(capture: Capture, max_views: int) -> Capture:

@@ -125,7 +125,7 @@ def _distortion(frame: Fields) -> Distortion | None:
         raise CaptureError(
             f"{frame.label}: camera_model {model} is not supported",
             where=frame.path,
-            hint=f"undistort the photos to one of {', '.join(_PERSPECTIVE + _FISHEYE)}",
+            hint="undistort the photos, or use OPENCV, PINHOLE or OPENCV_FISHEYE",
         )
     p1, p2 = frame.number("p1", 0.0), frame.number("p2", 0.0)
     k5, k6 = frame.number("k5", 0.0), frame.number("k6", 0.0)

@@ -220,9 +220,9 @@ def _camera(path: Path) -> tuple[Tensor, Distortion | None, tuple[int, int] | No
         found = next((m for n in (path.name, path.parent.name) if (m := _CAMERA.search(n))), None)
         if found is None:
             raise CaptureError(
-                "no calibration: the folder's name says neither freiburg1, freiburg2 nor freiburg3",
+                "no calibration, and the name says neither freiburg1, freiburg2 nor freiburg3",
                 where=path,
-                hint=f"write fx fy cx cy into {CALIBRATION}, or name the folder after its sequence",
+                hint=f"write fx fy cx cy into {CALIBRATION}",
             )
         values, size = CAMERAS[int(found[1])], (640, 480)
         note = f"published camera of freiburg{found[1]}"

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fit3d_cli.lifting.preflight import LiftSizes, lift_sizes
+
 if TYPE_CHECKING:
     from fit3d_cli.backbones.facts import ModelFacts
     from fit3d_cli.settings import LiftSettings
@@ -28,7 +30,6 @@ WEIGHTS_VIEW = 4e-3  # of a view's blending weights
 WEIGHTS_PIXEL = 1.1e-7  # per pixel, at the size that the backbone sees
 WEIGHTS_GAUSSIAN = 4e-7  # per Gaussian and view
 SOLVE_TOKEN = 1.2e-6  # per token and stored channel of solving for the features
-WEIGHTS_BYTES = 500  # of blending weights per token
 BASELINE = 450 << 20  # bytes of the libraries
 _CALIBRATION = 0.3  # seconds
 
@@ -81,56 +82,24 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class LiftJob:
+class LiftJob(LiftSizes):
     """The sizes that decide what lifting one capture takes.
 
     Attributes:
-        views: Photos.
-        stored: Pixels of a stored photo.
-        fitted: Pixels of a photo as the geometry is fitted to it.
-        first: Gaussians at the start.
-        gaussians: At the end.
-        tokens: Of a view.
-        dim: Channels stored per Gaussian, d.
         steps: Of the geometry.
         model: The backbone.
-        sh: Colour coefficients per Gaussian.
-        budget: Bytes of blending weights kept in memory.
     """
 
-    views: int
-    stored: int
-    fitted: int
-    first: int
-    gaussians: int
-    tokens: int
-    dim: int
     steps: int
     model: ModelFacts
-    sh: int
-    budget: int
 
     @classmethod
     def of(
         cls, views: Sequence[tuple[int, int]], settings: LiftSettings, model: ModelFacts
     ) -> LiftJob:
         """From the photos' ``(width, height)`` and the settings."""
-        geometry, width, height = settings.geometry, *views[0]
-        fitted = min(geometry.width, width)
-        columns = max(1, round(settings.backbone.width / model.patch_size))
-        rows = max(1, round(columns * height / width))
-        # Densification fills most of the budget where there is time for it.
-        grown = 0.5 * (geometry.init_gaussians + geometry.max_gaussians)
-        long_enough = geometry.densify and geometry.iterations > 2 * geometry.densify_start
-        gaussians = min(
-            round(grown) if long_enough else geometry.init_gaussians, geometry.max_gaussians
-        )
-        return cls(
-            len(views), width * height, fitted * round(fitted * height / width),
-            min(geometry.init_gaussians, geometry.max_gaussians), gaussians,
-            rows * columns, settings.features.dim, geometry.iterations, model,
-            3 * (geometry.sh_degree + 1) ** 2, settings.features.memory << 20,
-        )  # fmt: skip
+        sizes = lift_sizes(views, settings, model.patch_size, model.dim)
+        return cls(**vars(sizes), steps=settings.geometry.iterations, model=model)
 
     def seconds(self, machine: Machine) -> dict[str, float]:
         """Wall time per stage."""
@@ -151,19 +120,6 @@ class LiftJob:
             ),
         }
 
-    def memory(self) -> int:
-        """Bytes at the peak."""
-        photos = 8 * self.views * self.fitted
-        # Values, gradients, two moments and the copies of a step.
-        fitting = 6 * 4 * self.gaussians * (11 + self.sh)
-        tokens = 4 * self.views * self.tokens * (self.model.dim + 2 * self.dim)
-        weights = min(self.budget, WEIGHTS_BYTES * self.views * self.tokens)
-        solving = 6 * 4 * self.gaussians * self.dim + weights
-        return BASELINE + 4 * self.model.params + photos + max(fitting, tokens + solving)
-
-    def disk(self) -> int:
-        """Bytes of the archive and of the caches."""
-        archive = self.gaussians * (4 * (11 + self.sh) + 2 * self.dim)
-        tokens = 2 * self.views * (self.tokens + 1) * self.model.dim
-        checkpoint = 3 * 4 * self.gaussians * (11 + self.sh)
-        return archive + tokens + checkpoint
+    def whole_memory(self) -> int:
+        """Bytes at the peak, libraries and backbone included."""
+        return BASELINE + 4 * self.model.params + self.memory()

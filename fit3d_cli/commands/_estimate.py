@@ -5,7 +5,6 @@ A simple model (``_cost.py``), not a measurement of the job. On a GPU no time is
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fit3d_cli.commands._cost import BASELINE, REFERENCE_RATE, VIT_SHARE, LiftJob, Machine
 from fit3d_cli.commands._watch import duration
+from fit3d_cli.errors import size_text
+from fit3d_cli.finetuning.preflight import FinetuneSizes, averages_of, trained_of
 
 if TYPE_CHECKING:
     from fit3d_cli.backbones.facts import ModelFacts
@@ -49,10 +50,10 @@ class Estimate:
 
     def told(self, workspace: Path) -> dict[str, str]:
         """Lines of the table."""
-        from fit3d_cli.commands.doctor import existing, free_memory
+        from fit3d_cli.device import available_memory
+        from fit3d_cli.preflight import free_disk
 
-        free = shutil.disk_usage(existing(workspace)).free
-        memory = free_memory()
+        free, memory = free_disk(workspace), available_memory()
         lines = {}
         if self.seconds is not None:
             shares = ", ".join(f"{k} {duration(v)}" for k, v in self.parts.items() if v >= 0.05)
@@ -60,7 +61,7 @@ class Estimate:
         lines["memory"] = _against(self.memory, memory)
         lines["disk"] = _against(self.disk, free)
         if self.download:
-            lines["download"] = f"about {_size(self.download)}"
+            lines["download"] = f"about {size_text(self.download)}"
         if self.writes:
             more = f" and {len(self.writes) - 1} more" if len(self.writes) > 1 else ""
             lines["writes"] = f"{self.writes[0]}{more}"
@@ -117,7 +118,7 @@ def estimate_lift(run: Run, settings: LiftSettings, scans: Sequence[Scan]) -> Es
         job = LiftJob.of(views, settings, model)
         for stage, seconds in job.seconds(machine).items():
             parts[stage] = parts.get(stage, 0.0) + seconds
-        memory = max(memory, job.memory())
+        memory = max(memory, job.whole_memory())
         disk += job.disk()
         if scan.source:
             notes.append(f"{scan.name}: the time to find its poses is not counted")
@@ -142,11 +143,12 @@ def estimate_finetune(run: Run, settings: FinetuneSettings, archives: Sequence[P
     from fit3d_cli.settings import ModelSettings
     from fit3d_cli.workspace import Workspace
 
-    views = tokens = 0
+    views = tokens = dim = 0
     for path in archives:
         told = describe(path)
         source = told["source"]
         views += told["views"] - told["heldout_views"]
+        dim = max(dim, told["feature_dim"])
         columns, rows = (source[side] // source["patch_size"] for side in ("width", "height"))
         tokens = max(tokens, columns * rows)
     name, weights = settings.backbone.name, settings.backbone.weights
@@ -163,9 +165,13 @@ def estimate_finetune(run: Run, settings: FinetuneSettings, archives: Sequence[P
     # Forward and twice that backward.
     work = 3 * model.flops(tokens) * batch / (REFERENCE_RATE * VIT_SHARE)
     parts = {"targets": machine.wall(views * tokens * 2e-5), "finetune": machine.wall(steps * work)}
-    activations = 34 * 4 * tokens * model.dim * model.depth * (settings.micro_batch or batch)
-    memory = BASELINE + 4 * 4 * model.params + activations
-    disk = 4 * model.params * 4
+    sizes = FinetuneSizes(
+        params=model.params, trained=trained_of(settings, model.params), channels=model.dim,
+        depth=model.depth, tokens=tokens, views=views, dim=dim,
+        archive=max(path.stat().st_size for path in archives),
+        batch=settings.micro_batch or batch, averages=averages_of(settings),
+    )  # fmt: skip
+    memory, disk = BASELINE + 4 * model.params + sizes.memory(), sizes.disk()
     target = run.workspace / "models" / settings.name
     return Estimate(
         _total(parts, machine), memory, disk, _download(model), parts, (target,),
@@ -236,16 +242,8 @@ def _total(parts: Mapping[str, float], machine: Machine) -> float | None:
 
 
 def _against(need: int, free: int | None) -> str:
-    told = f"about {_size(need)}"
+    told = f"about {size_text(need)}"
     if free is None:
         return told
     verdict = "" if need < free else ": NOT ENOUGH"
-    return f"{told} of {_size(free)} free{verdict}"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+    return f"{told} of {size_text(free)} free{verdict}"

@@ -145,7 +145,7 @@ def export_model(
         "safetensors": lambda made: _weights(made, target),
     }
     if to in writers:
-        return writers[to](_load(source, options)[0])
+        return writers[to](_load(source, target, options)[0])
     return _directory(source, target, options)
 
 
@@ -168,8 +168,17 @@ def _check_replaced(to: str, target: Path) -> None:
         raise SettingsError("is no model directory", where=target, hint="name another with --out")
 
 
-def _load(source: Path, options: ModelOptions) -> tuple[Backbone, dict[str, Any]]:
-    """The backbone of any source, and its provenance."""
+def _load(source: Path, target: Path, options: ModelOptions) -> tuple[Backbone, dict[str, Any]]:
+    """The backbone of any source, and its provenance; its copy has room at ``target``."""
+    from fit3d_cli.preflight import Needs, require
+
+    found = _read(source, options)
+    size = sum(t.numel() * t.element_size() for t in found[0].state().values())
+    require(Needs(disk=size), where=source, disk=target, less="choose another --out")
+    return found
+
+
+def _read(source: Path, options: ModelOptions) -> tuple[Backbone, dict[str, Any]]:
     if source.is_dir():
         from fit3d_cli.backbones.export import read_provenance
         from fit3d_cli.backbones.origin import load_tuned
@@ -195,7 +204,7 @@ def _directory(source: Path, target: Path, options: ModelOptions) -> dict[str, A
     from fit3d_cli.storage import require_writable
 
     require_writable(target)
-    backbone, provenance = _load(source, options)
+    backbone, provenance = _load(source, target, options)
     base = provenance.get("base")
     base_name = str(base.get("name") or "") if isinstance(base, dict) else ""
     made = provenance.get("converted") or {}

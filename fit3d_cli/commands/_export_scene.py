@@ -80,6 +80,7 @@ def export_features(source: Path, to: str, target: Path, *, decoded: bool) -> di
     import torch
 
     from fit3d_cli.archive import read_archive
+    from fit3d_cli.preflight import Needs, require
     from fit3d_cli.storage import write_json
     from fit3d_cli.tensorfile import write_tensors
     from fit3d_cli.viewer.seen import seen_features
@@ -87,6 +88,12 @@ def export_features(source: Path, to: str, target: Path, *, decoded: bool) -> di
 
     scene = read_archive(source, sh=False)
     features = scene.features
+    channels = scene.source.dim if decoded else features.shape[1]
+    size = 2 * len(features) * channels
+    require(
+        Needs(memory=2 * size, disk=size + 12 * len(features)), where=source, disk=target,
+        less="export the stored features",
+    )  # fmt: skip
     if decoded:
         matrix, seen = affine(scene.decoder).float(), seen_features(scene)
         features = torch.empty(len(seen), scene.source.dim, dtype=torch.float16)

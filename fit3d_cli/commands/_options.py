@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, cast
 
 import typer
 
+from fit3d_cli.commands._terminal import Plain, escaped, escaped_json
 from fit3d_cli.errors import CaptureError, Fit3dError
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ class Run:
 
     def emit(self, data: Mapping[str, Any]) -> None:
         """Write the one JSON object of ``--json``; NaN and infinity become null."""
-        self.out.write(json.dumps(_plain(data), allow_nan=False, ensure_ascii=False) + "\n")
+        text = json.dumps(_plain(data), allow_nan=False, ensure_ascii=False)
+        self.out.write(f"{escaped_json(text)}\n")
 
     @contextlib.contextmanager
     def progress(self, stages: Sequence[str] = ()) -> Iterator[OnEvent]:
@@ -209,7 +211,7 @@ class Run:
     def hint(self, command: str) -> None:
         """Name the next sensible command, on stderr."""
         if not self.quiet and not self.as_json:
-            print(f"next: {command}", file=sys.stderr)
+            print(f"next: {escaped(command)}", file=sys.stderr)
 
 
 def common_options(body: Callable[..., None]) -> Callable[..., None]:
@@ -234,7 +236,7 @@ def common_options(body: Callable[..., None]) -> Callable[..., None]:
             dry_run=bool(merged["dry_run"]),
             quiet=bool(merged["quiet"]),
             verbose=int(merged["verbose"] or 0),
-            out=sys.stdout,
+            out=cast(TextIO, Plain(sys.stdout)),
         )
         with contextlib.redirect_stdout(sys.stderr):
             body(run, **options)

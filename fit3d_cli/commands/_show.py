@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
+from fit3d_cli.commands._terminal import Plain, escaped
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,6 +28,9 @@ class _Console(Console):
 def console(out: TextIO) -> Console:
     """A console for ``out``: colour on a terminal only, wide when it is a file or a pipe."""
     width = None if out.isatty() else PLAIN_WIDTH
+    # Cells are escaped one by one; the escapes of rich's own colours are not.
+    if isinstance(out, Plain):
+        out = out.stream
     return _Console(file=out, width=width, highlight=False, markup=False, emoji=False)
 
 
@@ -63,7 +68,7 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    return str(value)
+    return escaped(str(value))
 
 
 def settings(out: TextIO, resolved: Resolved, facts: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from fit3d_cli.commands._show import console
+from fit3d_cli.commands._terminal import escaped
 from fit3d_cli.progress import Progress, ignore, in_order
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def watch(
             times.stop()
     if verbose:
         for stage, seconds in times.seconds.items():
-            err.write(f"time: {stage}  {duration(seconds)}\n")
+            err.write(f"time: {escaped(stage)}  {duration(seconds)}\n")
 
 
 class Pace:
@@ -118,22 +119,23 @@ def duration(seconds: float) -> str:
 def title(event: Progress) -> str:
     """``[2/5 3/7] kitchen: geometry``: scene 2 of 5, stage 3 of 7."""
     counts = [f"{at}/{of}" for at, of in (event.item, event.place) if of]
-    return f"[{' '.join(counts)}] {event.stage}" if counts else event.stage
+    stage = escaped(event.stage)
+    return f"[{' '.join(counts)}] {stage}" if counts else stage
 
 
 def line(event: Progress, pace: str = "") -> str:
     """An event on one line."""
     count = f"{event.done}/{event.total}" if event.total else str(event.done)
-    return "  ".join(word for word in (title(event), count, pace, event.note) if word)
+    return "  ".join(word for word in (title(event), count, pace, escaped(event.note)) if word)
 
 
 def _bars(err: TextIO) -> Bars:
     return Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[pace]}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console(err),
         transient=True,
         redirect_stdout=False,
@@ -158,11 +160,13 @@ class _Live:
                 self._bars.remove_task(self._task)
             self._stage = event.stage
             self._pace.restart()
-            self._task = self._bars.add_task(title(event), total=total, note=event.note, pace="")
+            self._task = self._bars.add_task(
+                title(event), total=total, note=escaped(event.note), pace=""
+            )
         pace = self._pace(event)
         self._bars.update(
             self._task, description=title(event), completed=event.done, total=total,
-            note=event.note, pace=pace,
+            note=escaped(event.note), pace=pace,
         )  # fmt: skip
         if event.total and event.done >= event.total:
             elapsed = self._bars.tasks[-1].elapsed or 0.0

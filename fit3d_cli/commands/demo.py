@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fit3d_cli.lifting.lift import LiftResult
     from fit3d_cli.progress import OnEvent
     from fit3d_cli.report import Report
+    from fit3d_cli.settings import Settings
 
 PROFILE = "demo"
 WORKSPACE = Path("fit3d-demo")
@@ -24,6 +25,7 @@ LIFT_ROOMS, LIFT_VIEWS = 3, 24
 # Few views of many rooms: heads and scores should not hang on one kind of furniture.
 PROBE_ROOMS = {"train": 10, "test": 8}
 PROBE_VIEWS = 4
+PHOTO_BYTES = 100_000  # of a made photo with its depth and labels
 
 
 def demo(
@@ -62,6 +64,7 @@ def demo(
     common: dict[str, Any] = {"workspace": workspace, "device": run.device, "seed": run.seed}
     # What cannot end well must not begin: the rooms alone take a while and some disk.
     storage.require_writable(workspace)
+    _require_room(settings, count, workspace)
     resolve_device(run.device)
     splats = splat_device(run.device)
     load_backbone(settings.lift.backbone.name, weights=settings.lift.backbone.weights)
@@ -120,6 +123,24 @@ def demo(
         )
         return
     _print(run, scenes, reports, pictures, page, time.monotonic() - began)
+
+
+def _require_room(settings: Settings, rooms: int, workspace: Path) -> None:
+    """Refuse before the rooms are made what the whole chain has no room for."""
+    from fit3d_cli.backbones.facts import model_facts
+    from fit3d_cli.lifting.preflight import lift_sizes
+    from fit3d_cli.preflight import Needs, require
+
+    model = model_facts(settings.lift.backbone.name, settings.lift.backbone.weights)
+    sizes = lift_sizes([(WIDTH, HEIGHT)] * LIFT_VIEWS, settings.lift, model.patch_size, model.dim)
+    photos = rooms * LIFT_VIEWS + PROBE_VIEWS * sum(PROBE_ROOMS.values())
+    seen = 2 * model.dim * sizes.tokens * PROBE_VIEWS * sum(PROBE_ROOMS.values())
+    # Photo, depth and labels; tokens of two models; the tuned model and its checkpoints.
+    disk = rooms * sizes.disk() + photos * PHOTO_BYTES + 2 * seen + 12 * 4 * model.params
+    require(
+        Needs(sizes.memory(), 0, disk), where="fit3d demo", disk=workspace,
+        less="lower --rooms",
+    )  # fmt: skip
 
 
 def _write_rooms(workspace: Path, count: int, seed: int, on_event: OnEvent) -> None:

@@ -229,7 +229,12 @@ def _extra(extra: str, packages: tuple[str, ...], what: str) -> Check:
 
 
 def _memory() -> Check:
-    free = free_memory()
+    try:
+        from fit3d_cli.device import available_memory
+
+        free = available_memory()
+    except (ImportError, OSError):  # torch is broken, which is told already
+        free = None
     if free is None:
         return Check("memory", "note", "unknown on this system")
     found = f"{free / (1 << 30):.1f} GiB free"
@@ -238,27 +243,6 @@ def _memory() -> Check:
     return Check(
         "memory", "note", found, "close other programs, or use --profile quick and fewer views"
     )
-
-
-def free_memory() -> int | None:
-    """Bytes that a program may take without swapping; None where nobody says.
-
-    A control group's limit, as containers have it, counts if it is lower.
-    """
-    free: int | None = None
-    try:
-        text = Path("/proc/meminfo").read_text("utf-8")
-        found = re.search(r"MemAvailable:\s+(\d+) kB", text)
-        free = int(found[1]) << 10 if found else None
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text("utf-8").strip()
-        used = int((group / "memory.current").read_text("utf-8"))
-        if limit.isdigit():
-            left = max(int(limit) - used, 0)
-            free = left if free is None else min(free, left)
-    except (OSError, ValueError):
-        pass
-    return free
 
 
 def _weights() -> Check:

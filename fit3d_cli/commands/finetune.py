@@ -81,7 +81,7 @@ def finetune(
                 on_event=on_event,
             )
     except PeerError as error:
-        if leads():
+        if leads() or not error.told:
             raise
         # One message is enough. torchrun ends everybody as soon as one has left: the process that
         # failed must have told first.

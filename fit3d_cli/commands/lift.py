@@ -47,7 +47,8 @@ def lift(
     """Fit 3D Gaussians to photos and put a backbone's features into them.
 
     Writes WORKSPACE/scenes/NAME.f3d per capture. Finished scenes are recognised and kept. Videos,
-    containers and photos without poses become a capture in WORKSPACE/captures first.
+    containers and photos without poses become a capture in WORKSPACE/captures first. Of several
+    captures, one that fails, crashes or hangs does not stop the others.
     """
     resolved = run.resolve(
         {
@@ -99,6 +100,8 @@ def lift(
                         "seconds": result.seconds,
                         "skipped": result.skipped,
                         "error": result.error,
+                        "attempts": result.attempts,
+                        "log": result.log,
                         "metrics": result.metrics,
                         "notes": result.notes,
                         "source": result.source,

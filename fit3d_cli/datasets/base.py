@@ -258,7 +258,7 @@ def absent(where: Path, spec: DatasetSpec, task: str) -> DatasetError:
     return DatasetError(
         f"not found, or not laid out as {spec.layouts[task]}",
         where=where,
-        hint=f"get it from {spec.source} ({spec.licence}) and name it with --data DIR",
+        hint=f"get it from {spec.source} ({spec.licence}); give it as --data DIR",
     )
 
 

@@ -8,7 +8,8 @@ refused. Nothing is imported, looked up or called on behalf of the file, so ther
 of callables that could be abused.
 
 Bytes stay where they are: the file is mapped and arrays are read-only views of it. Work is bounded
-by the size of the file and by the number of opcodes.
+by the size of the file and by the number of opcodes: what an opcode may copy is bounded too, since
+a file can name the same long text a million times.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ import numpy as np
 from fit3d_cli.errors import DatasetError
 
 MAX_BYTES = 16 << 30
-MAX_OPCODES = 5_000_000
+MAX_OPCODES = 1_000_000
+_WORD = 32  # bytes of a dtype's name or byte order
+_KEY = 4096  # bytes of a key
+_SMALL = 1 << 61  # whole numbers that are their own hash: no crowd of keys in one slot
 _NUMBERS = re.compile(r"[<>|=]?(b1|[ui][1248]|f[248])")
 _MODULES = ("numpy.core.", "numpy._core.")  # before and since numpy 2
 _MARK = object()
@@ -65,6 +69,8 @@ def read_plain_pickle(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         DatasetError: Missing, too large, damaged, or it holds more than plain data.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DatasetError("not a file", where=path, hint="use the published file")
         with path.open("rb") as file:
             size = path.stat().st_size
             if size > max_bytes:
@@ -79,7 +85,7 @@ def read_plain_pickle(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         ) from error
     try:
         return _Reader(memoryview(content), path).run()
-    except (IndexError, struct.error, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (IndexError, struct.error, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"damaged ({type(error).__name__})", where=path, hint="download it again"
         ) from error
@@ -92,6 +98,7 @@ class _Reader:
         self.data, self.path, self.at = data, path, 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.encoded = 0  # bytes that were copied out of texts
 
     def run(self) -> Any:
         for _ in range(MAX_OPCODES):
@@ -166,9 +173,13 @@ class _Reader:
         if type(target) is not dict or len(items) % 2:
             raise ValueError("not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is memoryview:
+            if type(key) is memoryview and len(key) <= _KEY:
                 key = bytes(key)
-            if not isinstance(key, str | bytes | int | float):
+            if type(key) is int:
+                sensible = abs(key) < _SMALL
+            else:
+                sensible = type(key) in (str, bytes) and len(key) <= _KEY
+            if not sensible:
                 raise ValueError("not a key")
             target[key] = value
 
@@ -176,6 +187,10 @@ class _Reader:
         arguments, called = self.stack.pop(), self.stack.pop()
         if type(called) is not _Name or type(arguments) is not tuple or called not in _MAKERS:
             self.refuse("a call of something that is no data")
+        if called == "_codecs.encode":
+            self.encoded += len(arguments[0])
+            if self.encoded > len(self.data):
+                raise ValueError("the same text again and again")
         self.push(_MAKERS[called](*arguments))
 
     def build(self) -> None:
@@ -183,8 +198,9 @@ class _Reader:
         if type(state) is not tuple:
             self.refuse("an object with a state of its own")
         if type(target) is _Kind:
-            order = state[1]
-            order = order if type(order) is str else bytes(order).decode("ascii")
+            order = _word(state[1])
+            if order not in ("<", ">", "|", "="):
+                raise ValueError("not a byte order")
             target.code = order + target.code.lstrip("<>|=")
         elif type(target) is _Array:
             _, shape, kind, fortran, data = state
@@ -197,14 +213,19 @@ class _Reader:
         waiting, seen = [result], set()
         while waiting:
             box = waiting.pop()
-            if type(box) not in (list, dict) or id(box) in seen:
+            if type(box) in (_Name, _Kind) or box is _MARK:
+                self.refuse("a name or a type as data")
+            if type(box) not in (list, dict, tuple) or id(box) in seen:
                 continue
             seen.add(id(box))
+            if type(box) is tuple:
+                if any(type(item) is _Array for item in box):
+                    self.refuse("an array in a tuple")
+                waiting.extend(box)
+                continue
             for key, value in list(enumerate(box) if type(box) is list else box.items()):
                 if type(value) is _Array:
                     box[key] = self.finished(value)
-                elif type(value) in (_Name, _Kind):
-                    self.refuse(str(value))
                 else:
                     waiting.append(value)
         return self.finished(result) if type(result) is _Array else result
@@ -215,9 +236,15 @@ class _Reader:
         return array.value
 
 
+def _word(text: Any) -> str:
+    """A short word, which protocol 2 may give as bytes. A number is none: ``bytes(10**10)``."""
+    if type(text) not in (str, memoryview, bytes) or len(text) > _WORD:
+        raise ValueError("not a short word")
+    return text if type(text) is str else bytes(text).decode("ascii")
+
+
 def _kind(code: Any, *_: Any) -> _Kind:
-    if not isinstance(code, str):
-        code = bytes(code).decode("ascii")
+    code = _word(code)
     if not _NUMBERS.fullmatch(code):
         raise ValueError("not a type of plain numbers")
     return _Kind(code)

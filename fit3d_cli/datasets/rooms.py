@@ -33,7 +33,7 @@ def _frames(root: Path, split: str, kind: str) -> tuple[Sample, ...]:
 
 def _classes(root: Path) -> tuple[str, ...]:
     """The class names, which must be those of every room."""
-    files = sorted(root.glob("*/*/classes.txt"))
+    files = sorted(path for path in root.glob("*/*/classes.txt") if path.is_file())
     if not files:
         raise absent(root, SPEC, "seg")
     lists = {path: path.read_text("utf-8", errors="replace").split("\n") for path in files}

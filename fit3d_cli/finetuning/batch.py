@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -115,4 +116,37 @@ class Batch:
         return Batch(
             self.images.to(device), self.targets.to(device), self.weight.to(device),
             self.mask.to(device), tuple(p.to(device) for p in self.pairs),
+        )  # fmt: skip
+
+    def cut(self, most: int) -> list[Batch]:
+        """Pieces of at most ``most`` pictures, in their order; the two of a pair stay together.
+
+        The objective of a step is a sum over its items, so the pieces' gradients add up to that
+        of the whole (``objectives/base.py``).
+        """
+        count = len(self.images)
+        if count <= most:
+            return [self]
+        # A cut before picture i is possible unless a pair lies across it.
+        across = {
+            i for p in self.pairs
+            for i in range(min(p.first, p.second) + 1, max(p.first, p.second) + 1)
+        }  # fmt: skip
+        cuts = [i for i in range(1, count) if i not in across]
+        pieces, begin = [], 0
+        for cut, following in pairwise([*cuts, count]):
+            if following - begin > most:
+                pieces.append((begin, cut))
+                begin = cut
+        pieces.append((begin, count))
+        return [self._slice(begin, end) for begin, end in pieces]
+
+    def _slice(self, begin: int, end: int) -> Batch:
+        return Batch(
+            self.images[begin:end], self.targets[begin:end],
+            self.weight[begin:end], self.mask[begin:end],
+            tuple(
+                replace(p, first=p.first - begin, second=p.second - begin)
+                for p in self.pairs if begin <= p.first < end
+            ),
         )  # fmt: skip

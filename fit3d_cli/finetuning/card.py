@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fit3d_cli.backbones.export import cell
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.finetuning.objectives.base import OBJECTIVES
 from fit3d_cli.handoff.card import NOT_MEASURED, licence, loading
@@ -63,10 +64,10 @@ def model_card(
     figures = facts["figures"]
     drift = figures["drift"] or {}
     return _CARD.format(
-        name=settings.name,
-        base=facts["base"]["name"],
+        name=cell(settings.name),
+        base=cell(str(facts["base"]["name"])),
         loading=loading(backbone, str(facts["base"]["name"])),
-        scenes=", ".join(str(scene["name"]) for scene in facts["scenes"]),
+        scenes=", ".join(cell(str(scene["name"])) for scene in facts["scenes"]),
         targets=settings.targets.source,
         part=_PARTS[settings.train.part].format(rank=settings.train.rank),
         kept=_kept(settings),

@@ -7,6 +7,7 @@ process prepares, writes and tells; the others wait for it. All of them read the
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from fit3d_cli.errors import DeviceError, Fit3dError, SettingsError
 
@@ -23,21 +26,31 @@ T = TypeVar("T")
 # The others wait while the first prepares many scenes. A process that dies is noticed at once: its
 # connections break (gloo), and torchrun ends the others (nccl).
 _PATIENCE = timedelta(days=7)
+_ANSWER = 3.0  # seconds in which those that are left say so
 _BUG = 4
 _START = "start with torchrun --nproc-per-node N -m fit3d_cli finetune"
 
 
 class PeerError(Fit3dError):
-    """Another process of the training failed and says why itself.
+    """Another process of the training failed and says why itself, or is gone.
 
     Args:
-        exit_code: With which that process ends.
+        exit_code: With which this process is to end.
+        ranks: Of the others; empty if unknown.
+        gone: They do not answer any more.
+        told: Somebody else tells the user.
     """
 
-    def __init__(self, exit_code: int) -> None:
-        super().__init__("another process of this training failed", where="torchrun",
-                         hint="see its message above")  # fmt: skip
-        self.exit_code = exit_code
+    def __init__(
+        self, exit_code: int, ranks: Sequence[int] = (), *, gone: bool = False, told: bool = True
+    ) -> None:
+        who = f"process {', '.join(map(str, ranks))}" if ranks else "another process"
+        hint = "see its message above"
+        if gone:
+            hint = "see its message or the system's log, then run the same command again"
+        what = "is gone" if gone else "failed"
+        super().__init__(f"{who} of this training {what}", where="torchrun", hint=hint)
+        self.exit_code, self.told = exit_code, told
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,13 @@ class Processes:
         rank: Number of this process.
         size: How many there are.
         device: Where its tensors are.
+        store: Where they leave notes for each other.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    store: Store | None = None
 
     @property
     def leads(self) -> bool:
@@ -68,7 +83,7 @@ class Processes:
         total = values.detach().to(torch.float64)
         if self.size > 1:
             total = total.to(self.device, copy=True)
-            with _talk():
+            with self._talk():
                 dist.all_reduce(total)
         return total.cpu()
 
@@ -83,7 +98,7 @@ class Processes:
         flat = torch.cat([
             (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters
         ] + [known])  # fmt: skip
-        with _talk():
+        with self._talk():
             dist.all_reduce(flat)
         offset = 0
         for parameter, owners in zip(parameters, flat[-len(parameters) :].tolist(), strict=True):
@@ -113,7 +128,7 @@ class Processes:
         first = int(codes.nonzero()[0])
         if failed is not None and first == self.rank:
             raise failed
-        raise PeerError(int(codes[first])) from failed
+        raise PeerError(int(codes[first]), [first]) from failed
 
     def lead(self, work: Callable[[], object]) -> None:
         """Let the first process do something while the others wait.
@@ -122,6 +137,44 @@ class Processes:
             PeerError: In the others, if it failed.
         """
         self.together(lambda: work() if self.leads else None)
+
+    def where(self, holds: bool) -> list[int]:
+        """In which processes something holds; all of them must ask."""
+        flags = torch.zeros(self.size)
+        flags[self.rank] = holds
+        return [int(rank) for rank in self.sum(flags).nonzero()[:, 0]]
+
+    @contextmanager
+    def _talk(self) -> Iterator[None]:
+        """A connection that breaks means that another process is gone.
+
+        Raises:
+            PeerError: It is; of those that are left the first one tells.
+        """
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except RuntimeError as error:
+            gone = self._roll_call()
+            first = min(set(range(self.size)) - set(gone))
+            told = self.rank != first
+            raise PeerError(DeviceError.exit_code, gone, gone=True, told=told) from error
+
+    def _roll_call(self) -> list[int]:
+        """The processes that do not answer: all that are left come here when one is gone."""
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        end = time.monotonic() + _ANSWER
+        try:
+            assert self.store is not None
+            self.store.set(f"here/{self.rank}", "yes")
+            while others and time.monotonic() < end:
+                time.sleep(0.02)
+                others = [rank for rank in others if not self.store.check([f"here/{rank}"])]
+        except RuntimeError:
+            # Kept by a process of torchrun's own, or else by the first of the training.
+            return [0] if self.rank else others
+        return others
 
 
 def leads() -> bool:
@@ -173,20 +226,14 @@ def joined(device: torch.device) -> Iterator[Processes]:
                 hint="give --nproc-per-node at most the number of GPUs",
             )
         torch.cuda.set_device(local)
-    with _talk():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield Processes(dist.get_rank(), size, device)
+        store, rank, size = next(rendezvous("env://"))
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        group = PrefixStore("group", store)
+        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=_PATIENCE)
+    except RuntimeError as error:
+        raise PeerError(DeviceError.exit_code, gone=True, told=False) from error
+    try:
+        yield Processes(rank, size, device, store)
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _talk() -> Iterator[None]:
-    """A connection that breaks means that another process is gone."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except RuntimeError as error:
-        raise PeerError(DeviceError.exit_code) from error

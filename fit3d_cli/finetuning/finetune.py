@@ -30,6 +30,7 @@ from fit3d_cli.finetuning.history import history_lines, write_model
 from fit3d_cli.finetuning.objectives.base import OBJECTIVES, active_objectives
 from fit3d_cli.finetuning.pairs import find_partners
 from fit3d_cli.finetuning.precision import precision
+from fit3d_cli.finetuning.preflight import LESS, finetune_sizes
 from fit3d_cli.finetuning.targets import (
     SceneTargets,
     check_depths,
@@ -38,6 +39,7 @@ from fit3d_cli.finetuning.targets import (
     prepare_targets,
 )
 from fit3d_cli.finetuning.trainer import Trainer
+from fit3d_cli.preflight import Needs, require
 from fit3d_cli.progress import OnEvent, ignore
 from fit3d_cli.settings import FinetuneSettings
 from fit3d_cli.splat.backends import splat_device
@@ -46,7 +48,7 @@ from fit3d_cli.workspace import Workspace
 # Raised whenever the same settings would give other weights.
 ALGORITHM = 2
 # The backbone may be a path of this machine; its own name and identity stand in its place.
-_OFF_THE_RECORD = {"name", "checkpoint_every", "backbone", "heldout_points"}
+_OFF_THE_RECORD = {"name", "checkpoint_every", "backbone", "heldout_points", "workers"}
 _Partners = Sequence[Sequence[Sequence[int]]]  # of each scene, of each view
 _ENDS = 0.1  # first and last loss are means over this share of the steps
 
@@ -143,6 +145,7 @@ class _Run:
             self.processes.lead(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
             figures = found or read_provenance(self.target)["figures"]
             return _result(self.target, figures, 0.0, skipped=True)
+        self.processes.together(lambda: self._check_needs(scenes, backbone))
         self.processes.lead(self.place.sweep)
         scenes, partners = self._prepare(scenes, backbone)
         with ExitStack() as held:
@@ -171,6 +174,16 @@ class _Run:
         backbone = load_base(scenes, archives, self.settings, self.place, self.processes.device)
         thaw(copy.deepcopy(backbone), self.settings.train, self.seed)  # or say now that it cannot
         return scenes, backbone
+
+    def _check_needs(self, scenes: list[SceneTargets], backbone: Backbone) -> None:
+        sizes = finetune_sizes(scenes, self.settings, backbone, paired=self._paired)
+        needs, device = sizes.least(), self.processes.device
+        if device.type == "cuda":
+            needs = Needs(0, needs.memory, needs.disk)
+        require(
+            needs, where=self.target.name, disk=self.place.root, less=LESS,
+            gpu=str(device) if device.type == "cuda" else "",
+        )  # fmt: skip
 
     def _train(
         self,

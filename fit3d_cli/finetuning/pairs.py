@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from fit3d_cli.finetuning.batch import Pairs
 from fit3d_cli.finetuning.targets import DepthView, SceneTargets, load_depth
 from fit3d_cli.finetuning.targets.cache import Made, ensure
-from fit3d_cli.geometry.cameras import stack_cameras
+from fit3d_cli.geometry.cameras import Cameras, stack_cameras
 from fit3d_cli.geometry.correspond import (
     DepthMaps,
     Transfer,
@@ -22,10 +23,13 @@ from fit3d_cli.geometry.correspond import (
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import PairSettings
 from fit3d_cli.tensorfile import read_sealed
+from fit3d_cli.tensorfile.overflow import KeptList, Overflow
 
 FEWEST = 8  # correspondences below which two views teach nothing
 
 _SMALL = 64  # longer side in pixels of the depths that overlap is judged by
+_SMALL_BYTES = 4 << 20  # of these depths that are kept in memory
+_TOGETHER = 64  # views whose depths are looked into at a time
 _ASKED = 16  # about as many points per row of a view are looked up in the others
 _TRIES = 8  # candidates per correspondence that is wanted
 _RETURN = 0.015  # there and back again, in picture sides: half a patch of a 32 x 24 grid
@@ -33,7 +37,7 @@ _RETURN = 0.015  # there and back again, in picture sides: half a patch of a 32 
 
 def find_partners(
     scene: SceneTargets, settings: PairSettings, on_event: OnEvent
-) -> tuple[tuple[int, ...], ...]:
+) -> list[array[int]]:
     """For each view of a scene, the training views that may be paired with it.
 
     The answer is kept beside the scene's targets: time grows with the square of the views.
@@ -44,7 +48,7 @@ def find_partners(
         on_event: Told about each view whose depth is read.
 
     Returns:
-        One tuple of view indices for every photo and rendered view, ascending; empty for
+        The indices of other views for every photo and rendered view, ascending; none for
         held-out photos, for rendered views and for those that overlap with no other.
 
     Raises:
@@ -54,57 +58,70 @@ def find_partners(
     if scene.depths is None:
         raise ValueError(f"scene {scene.name} was prepared without depths")
     rules = (settings.min_overlap, settings.max_angle, settings.tolerance)
-    path = scene.cached("partners", scene.depths.stem, scene.train, *rules)
+    path = scene.cached("partners of views", scene.depths.stem, scene.train, *rules)
     ensure(path, path.stem, lambda: _find(scene, settings, on_event))
     tensors, _ = read_sealed(path)
-    found: list[list[int]] = [[] for _ in range(len(scene.views) + scene.novel)]
-    for view, partner in tensors["partners"].tolist():
-        found[view].append(partner)
-    return tuple(map(tuple, found))
+    found = [array("i") for _ in range(len(scene.views) + scene.novel)]
+    partners, end = tensors["partners"].numpy(), 0
+    for view, count in zip(scene.train, tensors["counts"].tolist(), strict=True):
+        begin, end = end, end + count
+        found[view].frombytes(partners[begin:end].tobytes())
+    return found
 
 
 def _find(scene: SceneTargets, settings: PairSettings, on_event: OnEvent) -> Made:
-    small = []
+    overflow, small, cameras = Overflow(scene.folder, budget=_SMALL_BYTES), [], []
     for done, index in enumerate(scene.train):
         on_event(Progress(f"{scene.name}: pairs", done, len(scene.train)))
-        small.append(_shrink(load_depth(scene, index), settings.tolerance))
-    rows = [
-        (scene.train[row], scene.train[column])
-        for row, partners in enumerate(pair_views(small, settings))
-        for column in partners
-    ]
+        view = _shrink(load_depth(scene, index), settings.tolerance)
+        small.append(overflow.keep(view.depth))
+        cameras.append(view.camera)
+    good = pair_views(KeptList[Tensor](small), stack_cameras(cameras), settings)
+    numbers = torch.tensor(scene.train, dtype=torch.int32)
     on_event(Progress(f"{scene.name}: pairs", len(scene.train), len(scene.train)))
-    return {"partners": torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)}, {}
+    return {
+        "counts": good.sum(1, dtype=torch.int32),
+        "partners": torch.cat([numbers[row] for row in good]),
+    }, {}
 
 
-def pair_views(views: Sequence[DepthView], settings: PairSettings) -> list[list[int]]:
+def pair_views(depths: Sequence[Tensor], cameras: Cameras, settings: PairSettings) -> Tensor:
     """Which views go together: turned by at most ``max_angle``, each sees enough of the other.
 
     Args:
-        views: Of one scene; small depths will do.
+        depths: ``[h, w]`` of the views of one scene; small ones will do.
+        cameras: One per view, at the size of its depth.
         settings: ``min_overlap``, ``max_angle`` and ``tolerance`` are used.
 
     Returns:
-        For each view the indices of the others, ascending. The relation is symmetric.
+        ``[V, V]`` bool, symmetric; no view goes with itself.
     """
-    if not views:
-        return []
-    cameras = stack_cameras([view.camera for view in views])
-    maps = DepthMaps.of([view.depth for view in views], cameras)
-    good = rotation_angle(cameras.viewmats[:, None], cameras.viewmats[None]) <= settings.max_angle
+    count = len(depths)
+    good = torch.zeros(count, count, dtype=torch.bool)
+    asked: list[Tensor] = []
+    for row in range(count):
+        angles = rotation_angle(cameras.viewmats[row], cameras.viewmats)
+        good[row] = angles <= settings.max_angle
+        points, known = unproject(
+            _places(depths[row]), DepthMaps.of([depths[row]], cameras[row]), settings.tolerance
+        )
+        asked.append(points[known])
+    good &= good.T.clone()  # an angle is the same both ways but for rounding
     good.fill_diagonal_(False)
-    for row, view in enumerate(views):
-        asked = good[row].nonzero()[:, 0]  # views before this one that see too little are out
-        points, known = unproject(_places(view), maps[[row]], settings.tolerance)
-        seen = maps[asked].find(points[known], settings.tolerance)[2].double()
-        share = seen.sum(1) / max(1, int(known.sum()))
-        out = asked[share < settings.min_overlap]
-        good[row, out] = good[out, row] = False
-    return [row.nonzero()[:, 0].tolist() for row in good]
+    for begin in range(0, count, _TOGETHER):
+        some = torch.arange(begin, min(begin + _TOGETHER, count))
+        maps = DepthMaps.of([depths[view] for view in some.tolist()], cameras[some.tolist()])
+        for row, points in enumerate(asked):
+            # Those that were found to see too little of this one, or it of them, are out.
+            left = good[row, some].nonzero()[:, 0]
+            seen = maps[left].find(points, settings.tolerance)[2].double()
+            out = some[left[seen.sum(1) / max(1, len(points)) < settings.min_overlap]]
+            good[row, out] = good[out, row] = False
+    return good
 
 
-def _places(view: DepthView) -> Tensor:
-    height, width = view.depth.shape
+def _places(depth: Tensor) -> Tensor:
+    height, width = depth.shape
     return grid_places(width, height, max(1, width // _ASKED))
 
 

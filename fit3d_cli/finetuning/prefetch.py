@@ -1,10 +1,11 @@
-"""Reading the samples of a step, one step ahead of the optimiser."""
+"""Reading the samples of a step, some steps ahead of the optimiser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from types import TracebackType
 
 import torch
@@ -97,16 +98,23 @@ def load_draw(
 
 
 class Prefetcher:
-    """Loads steps in one background thread, at most one ahead.
+    """Loads steps in background threads, at most one step per thread ahead.
+
+    A step is the same whoever loads it, so the number of threads changes no result.
 
     Args:
-        load: From the number of a step to its samples; a pure function.
+        load: From the number of a step to its samples; a pure function, called in any thread.
+        workers: Threads; 0 loads a step when it is taken, in the thread that takes it.
     """
 
-    def __init__(self, load: Callable[[int], Step]) -> None:
-        self._load = load
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="samples")
-        self._ahead: tuple[int, Future[Step]] | None = None
+    def __init__(self, load: Callable[[int], Step], workers: int) -> None:
+        self._load, self._workers = load, workers
+        self._executor = (
+            ThreadPoolExecutor(max_workers=workers, thread_name_prefix="samples")
+            if workers
+            else None
+        )
+        self._ahead: dict[int, Future[Step]] = {}
 
     def __enter__(self) -> Prefetcher:
         return self
@@ -117,11 +125,20 @@ class Prefetcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def start(self, number: int) -> None:
-        """Begin to load a step."""
-        self._ahead = (number, self._executor.submit(self._load, number))
+    def start(self, numbers: Iterable[int]) -> None:
+        """Begin to load the next steps, as many of them as there are threads.
+
+        Args:
+            numbers: Of the steps that will be taken next, in this order.
+        """
+        if self._executor is None:
+            return
+        for number in islice(numbers, self._workers):
+            if number not in self._ahead:
+                self._ahead[number] = self._executor.submit(self._load, number)
 
     def take(self, number: int) -> Step:
         """The samples of a step; waits for them.
@@ -129,9 +146,7 @@ class Prefetcher:
         Raises:
             Fit3dError: As ``load_step``.
         """
-        if self._ahead is None or self._ahead[0] != number:
-            self.start(number)
-        assert self._ahead is not None
-        _, future = self._ahead
-        self._ahead = None
-        return future.result()
+        if self._executor is None:
+            return self._load(number)
+        self.start([number])
+        return self._ahead.pop(number).result()

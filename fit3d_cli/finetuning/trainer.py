@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from fit3d_cli.backbones.average import interpolate_state, moving_average
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.backbones.parts import merge
-from fit3d_cli.errors import SettingsError
+from fit3d_cli.backoff import Backoff
+from fit3d_cli.errors import ArchiveError, SettingsError
 from fit3d_cli.finetuning.base import thaw
 from fit3d_cli.finetuning.batch import Batch
 from fit3d_cli.finetuning.checkpoints import State, restore, save
@@ -74,12 +75,15 @@ class Trainer:
         self._needs_base = any(o.needs in ("base", "class") for o in self._objectives)
         self._partners, self._splats = partners, splats
         self._precision = precision(settings, processes.device)
+        at_once = settings.micro_batch or settings.batch
+        self._backoff = Backoff("finetune.micro_batch", at_once, processes.device)
         parameters = thaw(backbone, settings.train, seed)
         optimizer = torch.optim.AdamW(
             parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay
         )
         self.state = State(parameters, optimizer)
         self._prepared = tuple(scenes)
+        self._terms_here = torch.zeros(0)  # this process's part of the last step's
         self._plans: dict[int, list[list[Draw]]] = {}
 
     @property
@@ -108,15 +112,14 @@ class Trainer:
         self._begin(checkpoints, on_event)
         if not self.state.heldout:
             self._look(self.base if not self.step else None)
-        with Prefetcher(self._load) as samples:
+        with Prefetcher(self._load, self.settings.workers) as samples:
             while self.step < self.steps:
                 if self._relift_due(self.step):
                     self.state.averages[_RELIFTED] = _copy(self.state.averages[_TEACHER])
                     self._relift(self.step, checkpoints, on_event)
                 current = self.step
                 step = self.processes.together(partial(samples.take, current))
-                if current + 1 < self.steps and not self._relift_due(current + 1):
-                    samples.start(current + 1)
+                samples.start(self._following(current))
                 self.state.history.append(self._advance(step))
                 self._require_sound()
                 if self.step in self._looks:
@@ -138,7 +141,8 @@ class Trainer:
         return made
 
     def _plan(self, epoch: int) -> list[list[Draw]]:
-        if epoch not in self._plans:
+        plan = self._plans.get(epoch)
+        if plan is None:
             views = [
                 (s, v)
                 for s, scene in enumerate(self._prepared)
@@ -153,8 +157,16 @@ class Trainer:
                 views, shapes, batch=self.settings.batch, flip=self.settings.flip,
                 seed=self.seed, epoch=epoch, partners=partners,
             )  # fmt: skip
+            # Threads may ask for two epochs at once: what one forgets the other makes again.
             self._plans = {0: self._plans.get(0, plan), epoch: plan}
-        return self._plans[epoch]
+        return plan
+
+    def _following(self, step: int) -> Iterator[int]:
+        """The steps after this one, as far as their samples are known before it is done."""
+        for number in range(step + 1, self.steps):
+            if self._relift_due(number):
+                return
+            yield number
 
     def _load(self, number: int) -> Step:
         epoch, position = divmod(number, len(self._plan(0)))
@@ -165,14 +177,7 @@ class Trainer:
         """One update; returns the objective and its terms, over the whole effective batch."""
         totals = self.processes.sum(step.weights).tolist()
         parameters = list(self.state.parameters.values())
-        self.state.optimizer.zero_grad(set_to_none=True)
-        terms = torch.zeros(len(totals), dtype=torch.float64, device=self.processes.device)
-        for batch in step.batches:
-            parts = self._terms(batch.to(self.processes.device), totals)
-            terms += parts.detach()
-            objective = (parts * parts.new_tensor(list(self.weights.values()))).sum()
-            if objective.requires_grad:
-                objective.backward()  # type: ignore[no-untyped-call]
+        terms = self._terms_here = self._gradients(step, totals)
         self.processes.sum_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
         for group in self.state.optimizer.param_groups:
@@ -182,6 +187,38 @@ class Trainer:
         values = self.processes.sum(terms).tolist()
         total = sum(w * v for w, v in zip(self.weights.values(), values, strict=True))
         return [total, *values]
+
+    def _gradients(self, step: Step, totals: Sequence[float]) -> Tensor:
+        """``[T]`` float64: this process's part of each term; its gradient is left in ``grad``.
+
+        Without memory for a micro-batch the step begins anew, from no gradient at all, with half
+        as many pictures at once. No random number is drawn here, so that what comes out is the
+        same but for the order of its sums.
+
+        Raises:
+            MemoryFault: The smallest micro-batch does not fit.
+        """
+        while True:
+            self.state.optimizer.zero_grad(set_to_none=True)
+            pieces = [piece for batch in step.batches for piece in batch.cut(self._backoff.size)]
+            least = 2 if any(batch.pairs for batch in step.batches) else 1
+            try:
+                return self._backward(pieces, totals)
+            except Exception as error:
+                at_once = max((len(piece.images) for piece in pieces), default=1)
+                if not self._backoff.halve(error, at_once, least):
+                    raise
+            self._backoff.release()
+
+    def _backward(self, pieces: Sequence[Batch], totals: Sequence[float]) -> Tensor:
+        terms = torch.zeros(len(totals), dtype=torch.float64, device=self.processes.device)
+        for batch in pieces:
+            parts = self._terms(batch.to(self.processes.device), totals)
+            terms += parts.detach()
+            objective = (parts * parts.new_tensor(list(self.weights.values()))).sum()
+            if objective.requires_grad:
+                objective.backward()  # type: ignore[no-untyped-call]
+        return terms
 
     def _terms(self, batch: Batch, totals: Sequence[float]) -> Tensor:
         """``[T]`` float64: this batch's part of each term, before its weight."""
@@ -234,10 +271,29 @@ class Trainer:
         if self._relifts:
             kinds.append(_TEACHER)
         self.state.averages = {kind: _copy(self.state.parameters) for kind in kinds}
-        restore(checkpoints, self.state, [*kinds, _RELIFTED])
+        self._resume(checkpoints, [*kinds, _RELIFTED])
         every = self.settings.targets.relift_every
         if _RELIFTED in self.state.averages and not self._relift_due(self.step):
             self._relift((self.step - 1) // every * every, checkpoints, on_event)
+
+    def _resume(self, checkpoints: Path, kinds: Sequence[str]) -> None:
+        """The first process chooses the checkpoint; the others must come to the same step."""
+        leads = self.processes.leads
+        look = partial(restore, checkpoints, self.state, kinds, aside=leads)
+        self.processes.lead(look)
+        chosen = int(self.processes.sum(torch.tensor(float(self.step if leads else 0))))
+
+        def follow() -> None:
+            if not leads:
+                look()
+            if self.step != chosen:
+                raise ArchiveError(
+                    f"process {self.processes.rank} cannot read the checkpoint of step {chosen}",
+                    where=checkpoints,
+                    hint="let every process see the same workspace",
+                )
+
+        self.processes.together(follow)
 
     @property
     def _relifts(self) -> bool:
@@ -284,8 +340,10 @@ class Trainer:
         parameters = self.state.parameters.values()
         whole = not due or all(bool(torch.isfinite(p).all()) for p in parameters)
         if not whole or not math.isfinite(self.state.history[-1][0]):
+            where = self.processes.where(not bool(torch.isfinite(self._terms_here).all()))
+            first = f", in process {where[0]}" if self.processes.size > 1 and where else ""
             return SettingsError(
-                f"the training diverged at step {self.step} of {self.steps}",
+                f"the training diverged at step {self.step} of {self.steps}{first}",
                 where="finetune.lr",
                 hint=f"give less than {self.settings.lr:g}, or less finetune.weight_decay",
             )

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from fit3d_cli.errors import ArchiveError
+from fit3d_cli.errors import ArchiveError, MemoryFault
 from fit3d_cli.geometry.gaussians import Gaussians, rgb_to_sh
 from fit3d_cli.registry import Registry
 from fit3d_cli.shapes import check_dims
@@ -167,14 +167,25 @@ def recoloured(gaussians: Gaussians, rgb: Tensor) -> Gaussians:
 
 
 def empty_gaussians(count: int, coefficients: int) -> Gaussians:
-    """Memory for Gaussians that a reader fills block by block."""
-    return Gaussians(
-        means=torch.empty(count, 3),
-        quats=torch.empty(count, 4),
-        scales=torch.empty(count, 3),
-        opacities=torch.empty(count),
-        sh=torch.empty(count, coefficients, 3),
-    )
+    """Memory for Gaussians that a reader fills block by block.
+
+    Raises:
+        MemoryFault: There is not so much.
+    """
+    try:
+        return Gaussians(
+            means=torch.empty(count, 3),
+            quats=torch.empty(count, 4),
+            scales=torch.empty(count, 3),
+            opacities=torch.empty(count),
+            sh=torch.empty(count, coefficients, 3),
+        )
+    except (RuntimeError, MemoryError) as error:  # torch has no error of its own for it
+        size = count * 4 * (11 + 3 * coefficients) / 2**30
+        raise MemoryFault(
+            f"{count} Gaussians of {size:.1f} GiB do not fit into memory",
+            hint="use a machine with more memory",
+        ) from error
 
 
 def usable(gaussians: Gaussians) -> Tensor:
@@ -208,7 +219,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise ArchiveError("no such file", where=path, hint="check the path") from error
     except OSError as error:
         raise ArchiveError(
-            f"cannot be read: {error.strerror}", where=path, hint="check the path and its mode"
+            f"cannot be read: {error.strerror or error}",
+            where=path,
+            hint="check the path and its mode",
         ) from error
 
 

@@ -149,7 +149,8 @@ def _vertex(vertex: Element | None, path: Path) -> Element:
     if missing:
         kind = "a point cloud" if set(MEANS) <= set(vertex.names) else "a .ply"
         raise ArchiveError(
-            f"{kind}, not Gaussians: its vertices lack {', '.join(missing)}",
+            f"{kind}, not Gaussians: its vertices lack {', '.join(missing[:4])}"
+            + (f" and {len(missing) - 4} more" if len(missing) > 4 else ""),
             where=path,
             hint="pass what a 3D Gaussian splatting program exported",
         )

@@ -15,7 +15,7 @@ from fit3d_cli.errors import ArchiveError
 from fit3d_cli.formats.base import BLOCK, HEAD_BYTES, damaged
 
 _WORD_BYTES = 64
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 17
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",
     "ushort": "u2", "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
@@ -82,7 +82,9 @@ def parse_header(file: BinaryIO, path: Path) -> Header:
     if end is None:
         raise damaged(path, f"no end_header in the first {len(raw)} bytes")
     encoding = ""
-    elements: list[Element] = []
+    # Columns as keys, which are looked up at once: a header may have thousands.
+    elements: dict[str, tuple[int, dict[str, str]]] = {}
+    columns: dict[str, str] | None = None
     for line in raw[: end.start()].decode("ascii", "replace").splitlines()[1:]:
         words = line.split()
         if not words or words[0] in ("comment", "obj_info"):
@@ -90,22 +92,23 @@ def parse_header(file: BinaryIO, path: Path) -> Header:
         if words[0] == "format" and len(words) == 3 and words[1] in _ORDERS:
             encoding = words[1]
         elif words[0] == "element" and len(words) == 3 and re.fullmatch(r"\d{1,18}", words[2]):
-            if any(words[1] == element.name for element in elements):
+            if words[1] in elements:
                 raise damaged(path, f"element {words[1][:40]} is given twice")
-            elements.append(Element(words[1], int(words[2]), ()))
-        elif words[0] == "property" and elements and len(words) in (3, 5):
+            columns = {}
+            elements[words[1]] = (int(words[2]), columns)
+        elif words[0] == "property" and columns is not None and len(words) in (3, 5):
             kind = "list" if words[1] == "list" else _TYPES.get(words[1])
             if kind is None or (kind == "list") != (len(words) == 5):
                 raise damaged(path, f"unknown property {line.strip()[:60]!r}")
-            last = elements[-1]
-            if words[-1] in last.names:
+            if words[-1] in columns:
                 raise damaged(path, f"property {words[-1][:40]} is given twice")
-            elements[-1] = Element(last.name, last.count, (*last.properties, (words[-1], kind)))
+            columns[words[-1]] = kind
         else:
             raise damaged(path, f"unknown header line {line.strip()[:60]!r}")
     if not encoding:
         raise damaged(path, "no format line")
-    return Header(encoding, tuple(elements), end.end())
+    tables = [Element(name, n, tuple(found.items())) for name, (n, found) in elements.items()]
+    return Header(encoding, tuple(tables), end.end())
 
 
 def require_rows(file: BinaryIO, header: Header, element: Element, path: Path) -> None:
@@ -116,6 +119,8 @@ def require_rows(file: BinaryIO, header: Header, element: Element, path: Path) -
     """
     size = os.fstat(file.fileno()).st_size
     before = header.elements[: header.elements.index(element)]
+    if not element.properties:
+        raise damaged(path, f"element {element.name[:40]} has no properties")
     if any(kind == "list" for other in (*before, element) for _, kind in other.properties):
         raise damaged(path, "lists before or among the vertices are not supported")
     if header.encoding == "ascii":

@@ -24,8 +24,9 @@ _LEGACY = struct.Struct("<4sIIBBBB")
 _HEADER = struct.Struct("<4sIIBBBBI12s")
 _READ_BYTES = 1 << 16
 # Real files shrink to a half; a Gaussian repeated for ever is what a bomb is made of.
-_MOST_RATIO, _ALWAYS = 100, 16 << 20
-_WINDOW = 1 << 27
+_MOST_RATIO, _ALWAYS = 100, 1 << 20
+# Of a zstd stream, if what it holds is not larger: memory that is taken before a byte is unpacked.
+_WINDOW = 8 << 20
 _MOST_TRAILER = 1 << 20
 _COORDINATES = 0xADBE0003
 _EXTENDED = 2
@@ -114,7 +115,7 @@ def _zstd(file: BinaryIO, size: int, path: Path) -> tuple[Layout, Streams]:
             where=path,
             hint="versions 1 to 4 are known: convert the file",
         )
-    if table < _HEADER.size or table + 16 * streams > size:
+    if not _HEADER.size <= table <= min(size - 16 * streams, _MOST_TRAILER):
         raise damaged(path, f"a table of streams at byte {table} of {size}")
     extensions = file.read(table - _HEADER.size) if flags & _EXTENDED else b""
     layout = Layout(version, count, degree, bits, flags, _axes(extensions, path))
@@ -126,8 +127,8 @@ def _zstd(file: BinaryIO, size: int, path: Path) -> tuple[Layout, Streams]:
     if announced != list(wanted.values()):
         raise damaged(path, f"streams of {announced} bytes, expected {list(wanted.values())}")
     begin, places = table + 16 * streams, {}
-    for name, (packed, _) in zip(wanted, sizes, strict=True):
-        places[name] = (begin, packed)
+    for name, (packed, unpacked) in zip(wanted, sizes, strict=True):
+        places[name] = (begin, packed, unpacked)
         begin += packed
     if begin > size:
         raise damaged(path, f"truncated at {size} of {begin} bytes")
@@ -206,7 +207,9 @@ class _GzipStream:
 class _ZstdStreams:
     """A zstd stream per attribute, unpacked when it is read."""
 
-    def __init__(self, file: BinaryIO, path: Path, places: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self, file: BinaryIO, path: Path, places: Mapping[str, tuple[int, int, int]]
+    ) -> None:
         self._file, self._path, self._places = file, path, places
         self._name, self._announced = "", 0
         self._reader: zstandard.ZstdDecompressionReader | None = None
@@ -214,10 +217,10 @@ class _ZstdStreams:
     def read(self, name: str, size: int) -> bytes:
         """The next bytes of an attribute."""
         if name != self._name or self._reader is None:
-            begin, packed = self._places[name]
+            begin, packed, unpacked = self._places[name]
             self._file.seek(begin)
             source = self._file.read(packed)
-            unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+            unpacker = zstandard.ZstdDecompressor(max_window_size=max(_WINDOW, 2 * unpacked))
             self._name, self._reader = name, unpacker.stream_reader(source)
             self._announced = 0
         pieces, missing = [], size

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fit3d_cli.backbones.export import cell
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.errors import Fit3dError
 from fit3d_cli.handoff.hub import GENERIC, entry_names
@@ -82,24 +83,24 @@ def converted_card(
         base_name: What it was tuned from, as far as its architecture tells.
         converted: ``Converted.describe``; empty for a copy.
     """
-    base = _cell(base_name or backbone.timm_id)
+    base = cell(base_name or backbone.timm_id)
     if converted:
         origin = (
-            f"Converted by fit3d from `{_cell(str(converted['file']))}` (layout"
+            f"Converted by fit3d from `{cell(str(converted['file']))}` (layout"
             f" {converted['layout']}, sha256 `{converted['sha256']}`): {converted['tensors']}"
             f" tensors, {converted['ignored']} left out. Architecture: `{base}`."
         )
     else:
         origin = f"A copy made by fit3d. It goes back to `{base}`."
     return "\n".join(
-        [f"\n# {_cell(name)}\n", origin, "", loading(backbone, base_name), NOT_MEASURED, "",
+        [f"\n# {cell(name)}\n", origin, "", loading(backbone, base_name), NOT_MEASURED, "",
          licence(backbone)]
     )  # fmt: skip
 
 
 def licence(backbone: Backbone) -> str:
     """On what terms the weights stand, Markdown."""
-    return _LICENCE.format(licence=backbone.licence)
+    return _LICENCE.format(licence=cell(backbone.licence))
 
 
 def with_measured(card: str, reports: Sequence[Report]) -> str:
@@ -125,10 +126,10 @@ def _measured(reports: Sequence[Report]) -> str:
         for row in report.rows:
             for name, figure in row.figures.items():
                 lines.append(
-                    f"| {_cell(report.task)} | {_cell(report.dataset)} | {_cell(row.model)}"
-                    f" | {_cell(name)} | {_value(figure)} | {figure.n} |"
+                    f"| {cell(report.task)} | {cell(report.dataset)} | {cell(row.model)}"
+                    f" | {cell(name)} | {_value(figure)} | {figure.n} |"
                 )
-    cautions = [f"- {_cell(text)}" for report in reports for text in report.cautions]
+    cautions = [f"- {cell(text)}" for report in reports for text in report.cautions]
     return "\n".join([*lines, *([""] if cautions else []), *cautions, _END])
 
 
@@ -154,7 +155,3 @@ def reports_of(folder: Path, weights_sha256: str) -> list[Report]:
 def _value(figure: Figure) -> str:
     value = f"{figure.value:.4f}"
     return f"{value} [{figure.low:.4f}, {figure.high:.4f}]" if figure.has_interval else value
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "/").replace("<", "&lt;").split())

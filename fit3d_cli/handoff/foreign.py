@@ -6,18 +6,19 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from fit3d_cli.backbones.weights import read_weights
-from fit3d_cli.errors import WeightsError
+from fit3d_cli.errors import EnvironmentFault, WeightsError
+from fit3d_cli.storage import scratch_folder
 
 _SCRIPT = Path(__file__).with_name("unpickle.py")
-_REFUSED = 3  # as in unpickle.py
-_SECONDS = 600
+_REFUSED, _TOO_OLD = 3, 5  # as in unpickle.py
+_SECONDS = 120  # beside the time that a disk takes
+_DISK = 20 << 20  # bytes per second of a slow one
 # Where training scripts keep the weights, in the order in which they are preferred.
 _WRAPPINGS = ("teacher_ema", "teacher", "model", "state_dict", "student", "backbone", "module",
               "encoder", "dinov2", "net")  # fmt: skip
@@ -27,34 +28,46 @@ _LORA = re.compile(r"w_[ab]_\d{3}")
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Tensors of a ``.pth``, ``.pt``, ``.ckpt``, ``.bin`` or ``.safetensors`` file.
 
-    Pickles are opened by another process, with ``torch.load(weights_only=True)``: see
-    ``unpickle.py``.
+    Pickles are opened by another process, with ``torch.load(weights_only=True)`` and little else
+    that it may do: see ``unpickle.py``. It gets none of our environment, descriptors or folders.
 
     Returns:
         Names, keys of nested dictionaries joined with ``/``, to tensors.
 
     Raises:
         WeightsError: Missing, damaged, or holding what is no tensor and no plain container.
+        EnvironmentFault: torch is too old to be trusted with it.
     """
     if not path.is_file():
         raise WeightsError("no such file", where=path, hint="check the path")
     if path.suffix.lower() == ".safetensors":
         return read_weights(path)
-    with tempfile.TemporaryDirectory(prefix="fit3d-") as scratch:
-        target = Path(scratch) / "tensors.safetensors"
-        keep = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG")
+    with scratch_folder() as scratch:
+        target = scratch / "tensors.safetensors"
+        # Libraries are found where ours are; proxies, tokens and homes are nobody's business.
+        kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
+        seconds = _SECONDS + path.stat().st_size / _DISK
         try:
             done = subprocess.run(
                 [sys.executable, "-I", str(_SCRIPT), str(path.resolve()), str(target)],
-                env={key: os.environ[key] for key in keep if key in os.environ},
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                timeout=_SECONDS, check=False,
+                env={**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1",
+                     "CUDA_VISIBLE_DEVICES": ""},
+                cwd=scratch, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                errors="replace", timeout=seconds, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise WeightsError(
-                f"not read after {_SECONDS} s", where=path, hint="copy it to a faster disk"
+                f"not read after {seconds:.0f} s", where=path, hint="copy it to a faster disk"
             ) from error
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:120]
+        if done.returncode == _TOO_OLD:
+            raise EnvironmentFault(
+                f"checkpoints of others are not opened with this version ({reason})",
+                where="torch",
+                hint="pip install -U torch, or give the weights as .safetensors",
+            )
+        if done.returncode < 0:
+            reason = f"stopped by signal {-done.returncode}: it wanted too much"
         if done.returncode == _REFUSED:
             raise WeightsError(
                 f"refused: it holds more than tensors ({reason})",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fit3d_cli.backbones.export import CARD_NAME, front_matter
+from fit3d_cli.backbones.export import CARD_NAME, cell, front_matter
 from fit3d_cli.backbones.fixed import fixed_size
 from fit3d_cli.backbones.load import CONFIG_NAME, WEIGHTS_NAME
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.errors import EnvironmentFault, SettingsError, StorageError, WeightsError
 from fit3d_cli.handoff.agreement import all_tokens, require_agreement, sample_images
 from fit3d_cli.handoff.naming import to_transformers
-from fit3d_cli.storage import require_writable, write_json, write_text
+from fit3d_cli.storage import require_writable, scratch_folder, write_json, write_text
 from fit3d_cli.tensorfile import write_tensors
 
 PROCESSOR_NAME = "preprocessor_config.json"
@@ -87,14 +86,14 @@ def write_transformers(
     fixed = fixed_size(backbone, width, height)
     tensors = _tensors(fixed, kind)
     config, processor = _config(fixed, kind, width, height), _processor(fixed, width, height)
-    with tempfile.TemporaryDirectory(prefix="fit3d-") as scratch:
+    with scratch_folder() as scratch:
         # Checked before the first byte goes to its place.
-        _write(Path(scratch), tensors, config, processor, "")
-        error, largest = _check(library, Path(scratch), kind, fixed, directory)
+        _write(scratch, tensors, config, processor, "")
+        error, largest = _check(library, scratch, kind, fixed, directory)
     card = front_matter(backbone, library="transformers") + _CARD.format(
-        name=backbone.name, timm_id=backbone.timm_id, prefix=backbone.prefix_tokens,
+        name=cell(backbone.name), timm_id=cell(backbone.timm_id), prefix=backbone.prefix_tokens,
         rows=height // backbone.patch_size, columns=width // backbone.patch_size,
-        dim=backbone.dim, width=width, height=height, error=error, licence=backbone.licence,
+        dim=backbone.dim, width=width, height=height, error=error, licence=cell(backbone.licence),
     )  # fmt: skip
     _write(directory, tensors, config, processor, card)
     return {

@@ -22,12 +22,14 @@ from torch import Tensor
 
 from fit3d_cli.lifting.onethread import one_thread
 from fit3d_cli.lifting.solve import Search, inverse_diagonal, weighted_average
-from fit3d_cli.lifting.stacked import Preconditioner, Stacked
+from fit3d_cli.lifting.stacked import Columns, Preconditioner, Rows, Stacked
+from fit3d_cli.tensorfile.overflow import Kept, Overflow
 
 DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3)
 STEPS = (1, 2, 4, 8, 16)
 _CHANNELS = 16
 _VIEWS = 16  # at most, of either kind
+_TOGETHER = 4  # channels whose filters are found at a time
 _PROGRESS = 3e-3  # of what the cosine lacks; less is not worth twice the steps
 
 
@@ -67,13 +69,14 @@ class Choice:
 
 def choose(
     a: Stacked,
-    codes: Tensor,
+    codes: Rows,
     grid: tuple[int, int],
     learnt: Sequence[int],
     validation: Sequence[int],
     preconditioner: Preconditioner,
     ridge: float,
     on_step: Callable[[int], None] | None = None,
+    overflow: Overflow | None = None,
 ) -> Choice:
     """Solve on some views, look at the others.
 
@@ -86,23 +89,26 @@ def choose(
         preconditioner: See ``Stacked.diagonal``.
         ridge: Of the decoder.
         on_step: Called with the number of steps done.
+        overflow: Where the search space lies; None keeps it in memory.
     """
     tokens = grid[0] * grid[1]
-    codes = codes[:, :: -(-codes.shape[1] // _CHANNELS)].contiguous()
-    fit = torch.zeros(a.tokens // tokens, tokens, device=codes.device)
+    codes = Columns(codes, slice(0, codes.shape[1], -(-codes.shape[1] // _CHANNELS)))
+    fit = torch.zeros(a.tokens // tokens, tokens, device=a.device)
     fit[list(learnt)] = 1
     fit = fit.view(-1, 1)
     shown, asked = _some(learnt), _some(validation)
-    rows = torch.arange(a.tokens, device=codes.device).view(-1, tokens)[shown + asked].flatten()
-    start = weighted_average(a, codes, fit)
-    rendered = a.apply(start)
-    search = Search(a, codes - rendered, inverse_diagonal(a, preconditioner, fit), fit, damping=0.0)
-    space = _Space(search, rendered[rows], rows)
-    del start, rendered
-    target = codes[rows].view(len(shown) + len(asked), *grid, -1)
+    looked = sorted(shown + asked)
+    order = [looked.index(view) for view in shown + asked]
+    rows = torch.cat([torch.arange(view * tokens, (view + 1) * tokens) for view in looked])
+    search = Search(
+        a, codes, weighted_average(a, codes, fit), inverse_diagonal(a, preconditioner, fit), fit,
+        damping=0.0, watched=rows,
+    )  # fmt: skip
+    space = _Space(search, overflow or Overflow(budget=1 << 40))
+    target = a.pick(codes, rows).view(len(looked), *grid, -1)[order]
 
     def score(iterations: int, damping: float) -> Choice:
-        maps = space.rendered(damping).view_as(target)
+        maps = space.rendered(damping).view(len(looked), *grid, -1)[order]
         cosine, error = _decoded(maps, target, len(shown), ridge)
         return Choice(damping, iterations, cosine, error=error, views=len(validation))
 
@@ -124,15 +130,14 @@ class _Space:
     """The search space so far, rendered on some tokens.
 
     Args:
-        search: Undamped conjugate gradients at their start.
-        start: ``[R, c]`` the rendered start.
-        rows: ``[R]`` the tokens.
+        search: Undamped conjugate gradients at their start, watching these tokens.
+        overflow: Where the directions lie.
     """
 
-    def __init__(self, search: Search, start: Tensor, rows: Tensor) -> None:
-        self._search, self._start, self._rows = search, start, rows
+    def __init__(self, search: Search, overflow: Overflow) -> None:
+        self._search, self._overflow = search, overflow
         self._first = search.squared_gradient.sqrt().cpu()
-        self._directions: list[Tensor] = []  # unit length, [R, c] each
+        self._directions: list[Kept] = []  # unit length, [R, c] each
         channels = len(self._first)
         self._matrix = torch.zeros(channels, 0, 0, dtype=torch.float64)
         self._carry = torch.zeros(channels, dtype=torch.float64)
@@ -147,8 +152,8 @@ class _Space:
         search, size = self._search, len(self._directions)
         length = search.squared_gradient.sqrt()
         scale = torch.where(length > 0, (-1) ** size / length.clamp_min(1e-150), 0.0)
-        self._directions.append(search.gradient_render[self._rows] * scale.float())
         search.step()
+        self._directions.append(self._overflow.keep(search.gradient_render * scale.float()))
         alpha, beta = search.alpha.cpu(), search.beta.cpu()
         alive = alpha > 0
         # A channel that has converged gets a huge pivot: the new direction has no part in it.
@@ -165,7 +170,7 @@ class _Space:
     @one_thread()
     def rendered(self, damping: float) -> Tensor:
         """``[R, c]``: what the minimiser within the space renders to."""
-        out = self._start.clone()
+        out = self._search.start_render.clone()
         size = len(self._directions)
         if size == 0:
             return out
@@ -174,7 +179,7 @@ class _Space:
         shifted = self._matrix + damping * torch.eye(size, dtype=torch.float64)
         lengths = torch.linalg.solve(shifted, right).float().to(out.device)
         for index, direction in enumerate(self._directions):
-            out.addcmul_(direction, lengths[:, index])
+            out.addcmul_(direction.get(), lengths[:, index])
         return out
 
 
@@ -188,18 +193,30 @@ def _decoded(maps: Tensor, target: Tensor, shown: int, ridge: float) -> tuple[fl
     channels = maps.shape[-1]
     padded = torch.nn.functional.pad(maps.permute(3, 0, 1, 2), (1, 1, 1, 1), mode="replicate")
     h, w = maps.shape[1:3]
-    taps = [padded[..., y : y + h, x : x + w] for y in range(3) for x in range(3)]
-    columns = torch.stack([*taps, torch.ones_like(taps[0])], -1)  # [c, views, h, w, 10]
-    missing = target.permute(3, 0, 1, 2) - columns[..., 4]
-    rows = columns[:, :shown].reshape(channels, -1, 10)
-    gram = (rows.transpose(1, 2) @ rows).double()
-    cross = (rows.transpose(1, 2) @ missing[:, :shown].reshape(channels, -1, 1)).double()
+
+    def columns(some: slice, views: slice) -> Tensor:
+        """``[c, views * h * w, 10]``: the neighbours of each token, and one."""
+        part = padded[some, views]
+        taps = [part[..., y : y + h, x : x + w] for y in range(3) for x in range(3)]
+        return torch.stack([*taps, torch.ones_like(taps[0])], -1).reshape(len(part), -1, 10)
+
+    missing = (target - maps).permute(3, 0, 1, 2)
+    parts = [slice(first, first + _TOGETHER) for first in range(0, channels, _TOGETHER)]
+    learnt, asked = slice(0, shown), slice(shown, len(maps))
+    gram, cross = padded.new_zeros(channels, 10, 10), padded.new_zeros(channels, 10, 1)
+    for some in parts:
+        rows = columns(some, learnt)
+        gram[some] = rows.transpose(1, 2) @ rows
+        left = missing[some, learnt].reshape(len(rows), -1, 1)
+        cross[some] = rows.transpose(1, 2) @ left
+    gram, cross = gram.double(), cross.double()
     strength = ridge * gram.diagonal(dim1=1, dim2=2)[:, :-1].mean()
     penalty = torch.full((10,), float(strength.clamp_min(1e-12)), dtype=torch.float64)
-    penalty[-1] = 1e-9 * max(rows.shape[1], 1)
+    penalty[-1] = 1e-9 * max(shown * h * w, 1)
     filters = torch.linalg.solve(gram + torch.diag(penalty).to(gram), cross).float()
-    asked = columns[:, shown:].reshape(channels, -1, 10)
-    wrong = missing[:, shown:].reshape(channels, -1) - (asked @ filters)[..., 0]
+    wrong = missing[:, asked].reshape(channels, -1).clone()
+    for some in parts:
+        wrong[some] -= (columns(some, asked) @ filters[some])[..., 0]
     wanted = target[shown:].reshape(-1, channels)
     cosine = torch.nn.functional.cosine_similarity(wanted - wrong.T, wanted, dim=-1)
     scale = float(wanted.square().sum()) or 1.0

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fit3d_cli.backbones.cache import TokenCache, TokenItem, image_digest, tokens_for
+from fit3d_cli.backbones.cache import TokenCache, TokenItem, image_digest
 from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.backbones.token_store import Patches, TokenStore
 from fit3d_cli.capture.base import Capture, View
 from fit3d_cli.capture.frames import load_frame
 from fit3d_cli.decoders import Decoder, solve_decoder
@@ -20,13 +21,15 @@ from fit3d_cli.lifting.basis import TokenBasis, fit_basis
 from fit3d_cli.lifting.choose import Choice
 from fit3d_cli.lifting.onethread import one_thread
 from fit3d_cli.lifting.solving import Clock, decide, solve
-from fit3d_cli.lifting.stacked import Stacked, StoredBlocks
+from fit3d_cli.lifting.stacked import Stacked, StoredBlocks, StoredRows
 from fit3d_cli.lifting.store import WeightStore
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import FeatureSettings
 from fit3d_cli.splat.weights import TokenWeights, view_token_weights
+from fit3d_cli.tensorfile.overflow import Overflow
 
 _HALF = 60_000.0  # half precision ends at 65,504
+_HINT = "make room there, or raise --set lift.memory"
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,33 @@ def view_tokens(
     device: str | torch.device,
     on_event: OnEvent,
     stage: str,
-) -> list[Tensor]:
-    """``[h, w, C]`` float16 tokens of every view, from the cache where they are there."""
-    return tokens_for(
+    wanted: str | torch.device = "cpu",
+    budget: int = 1 << 30,
+) -> Sequence[Tensor]:
+    """``[h, w, C]`` float16 tokens of every view, from the cache where they are there.
+
+    Args:
+        capture: The capture.
+        backbone: On ``device``.
+        size: ``(width, height)`` of what it sees.
+        cache: Where they are looked for and stored.
+        batch: Views per forward pass.
+        device: Where the backbone is.
+        on_event: Told about each view.
+        stage: Name of the stage in events.
+        wanted: Where the tokens are wanted; they are brought there when they are asked for.
+        budget: Bytes of tokens kept in memory; the others are read from the cache again.
+    """
+    store = TokenStore(
         backbone,
         token_items(capture.views, size),
         cache=cache,
         batch=batch,
         device=device,
         on_step=lambda done, total: on_event(Progress(stage, done, total)),
+        memory=budget,
     )
+    return Patches(store, wanted)
 
 
 def token_weights(
@@ -138,6 +158,9 @@ def solve_features(
     settings: FeatureSettings,
     on_event: OnEvent,
     stage: str,
+    *,
+    budget: int = 1 << 30,
+    folder: Path | None = None,
 ) -> Lifted:
     """PCA basis, weighted average, conjugate gradients, then the decoder by ridge regression.
 
@@ -148,9 +171,12 @@ def solve_features(
         settings: Solver and dimension.
         on_event: Told about the steps.
         stage: Name of the stage in events.
+        budget: Bytes of codes kept in memory; the rest lies in a temporary file.
+        folder: Where that file lies; None is the system's place.
 
     Raises:
         WeightsError: Tokens are not finite.
+        StorageError: There is no room for the temporary file.
         ValueError: No views to learn from.
     """
     clock = Clock()
@@ -158,26 +184,29 @@ def solve_features(
     blocks = StoredBlocks(weights, train)
     a = Stacked(blocks)
     # Views that share a block with others but are not to be learnt from weigh nothing.
-    learnt, grid = set(train), (tokens[train[0]].shape[0], tokens[train[0]].shape[1])
-    per_view = grid[0] * grid[1]
+    learnt = set(train)
+    h, w = tokens[train[0]].shape[:2]
+    grid, per_view = (h, w), h * w
     trust = torch.tensor([float(i in learnt) for i in blocks.views], device=a.device)
     trust = trust.repeat_interleave(per_view)[:, None]
-    codes = torch.cat(
-        [
+    overflow = Overflow(folder, budget=budget, hint=_HINT)
+    codes = StoredRows([
+        overflow.keep(torch.cat([
             basis.encode(tokens[i].float()).reshape(per_view, -1).to(a.device)
             if i in learnt
             else torch.zeros(per_view, settings.dim, device=a.device)
-            for i in blocks.views
-        ]
-    )
+            for i in members
+        ]))
+        for members in blocks.members
+    ])  # fmt: skip
     clock.lap("basis")
-    choice = decide(a, codes, trust, grid, settings, on_event, f"{stage}, validation")
+    choice = decide(a, codes, trust, grid, settings, on_event, f"{stage}, validation", overflow)
     clock.lap("choose")
     features, trust = solve(a, codes, trust, choice, settings, on_event, stage)
     # The archive keeps half precision: the decoder is fitted to what will be read back. Undamped,
     # a Gaussian that was hardly seen may land beyond its range.
     features = features.clamp_(-_HALF, _HALF).half().float()
-    del codes
+    del codes, overflow
     clock.lap("solve")
     with one_thread():
         decoder = solve_decoder(
@@ -201,7 +230,7 @@ def _rendered(
     On the CPU, where the decoder's small double-precision system is solved.
     """
     ones = features.new_ones(len(features), 1)
-    views = iter(blocks.views)
+    views, height = iter(blocks.views), tokens[blocks.views[0]].shape[0]
     begin = 0
     for index in range(len(blocks)):
         block = blocks[index]
@@ -211,7 +240,7 @@ def _rendered(
         row = 0
         while row < block.h:
             view = next(views)
-            here = slice(row, row + tokens[view].shape[0])
+            here = slice(row, row + height)
             row = here.stop
             if view in learnt:
                 target = tokens[view].float()[None].cpu()

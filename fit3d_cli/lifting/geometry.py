@@ -8,13 +8,17 @@ bits as one that was never interrupted.
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fit3d_cli import storage
 from fit3d_cli.device import seeded
-from fit3d_cli.errors import ArchiveError
+from fit3d_cli.errors import ArchiveError, CaptureError
 from fit3d_cli.geometry.gaussians import Gaussians
 from fit3d_cli.lifting.losses import depth_loss, mean_ssim, photometric_loss, psnr
 from fit3d_cli.lifting.views import Frames
@@ -23,6 +27,8 @@ from fit3d_cli.settings import GeometrySettings
 from fit3d_cli.splat.densify import Densifier
 from fit3d_cli.splat.rasterize import render_gaussians
 from fit3d_cli.tensorfile import read_sealed, write_sealed
+
+_log = logging.getLogger(__name__)
 
 # Learning rates of 3DGS; means are relative to the scene extent and come from the settings.
 _RATES = {"scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "sh0": 2.5e-3, "shN": 2.5e-3 / 20}
@@ -97,12 +103,21 @@ class GeometryFit:
 
         Returns:
             The fitted Gaussians.
+
+        Raises:
+            CaptureError: The loss is not a finite number any more.
         """
-        if checkpoint is not None and checkpoint.is_file():
+        if checkpoint is not None and os.path.lexists(checkpoint):
             self._load(checkpoint)
         total = self.settings.iterations
         while self.step < total:
             loss = self._advance()
+            if not math.isfinite(loss):  # before it gets into a checkpoint
+                raise CaptureError(
+                    f"the fit diverged: its loss is {loss} at step {self.step} of {total}",
+                    where=stage,
+                    hint="check poses, depth and scale, or --set lift.geometry.lr_scale=0.3",
+                )
             if self.step % 10 == 0 or self.step == total:
                 note = f"{len(self.params['means'])} Gaussians, loss {loss:.3f}"
                 on_event(Progress(stage, self.step, total, note))
@@ -196,16 +211,22 @@ class GeometryFit:
                 tensors[f"v.{key}"] = state["exp_avg_sq"]
         tensors |= {f"d.{key}": value for key, value in self.densifier.state().items()}
         tensors = {key: value.cpu() for key, value in tensors.items()}
-        write_sealed(path, tensors, {"step": str(self.step)})
+        write_sealed(path, tensors, {"plan": path.stem, "step": str(self.step)})
 
     def _load(self, path: Path) -> None:
-        """Take up a checkpoint; a damaged one is ignored, because it can be made again."""
+        """Take up a checkpoint; a damaged one is set aside, because it can be made again."""
         try:
             tensors, metadata = read_sealed(path)
+            if metadata.get("plan", path.stem) != path.stem:
+                raise ArchiveError("a checkpoint of other geometry", where=path)
             step = int(metadata["step"])
             tensors = {key: value.to(self.device) for key, value in tensors.items()}
             params = {key: torch.nn.Parameter(tensors[f"p.{key}"]) for key in self.params}
-        except (ArchiveError, KeyError, ValueError):
+        except (ArchiveError, KeyError, ValueError) as error:
+            what = error.what if isinstance(error, ArchiveError) else f"lacks {error}"
+            storage.set_aside(path)
+            hint = "set aside; the geometry is fitted again"
+            _log.warning("%s", ArchiveError(what, where=path, hint=hint))
             return
         self.step = step
         for key, value in params.items():
@@ -251,10 +272,12 @@ def heldout_psnr(
 
 
 def _median_depth(frames: Frames, train: list[int]) -> float:
-    known = [
-        depth[(depth > 0) & frames.masks[index]]
-        for index in train
-        if (depth := frames.depths[index]) is not None
-    ]
-    medians = [float(values.median()) for values in known if len(values)]
+    medians = []
+    for index in train:
+        depth = frames.depths[index]
+        if depth is None:
+            continue
+        values = depth[(depth > 0) & frames.masks[index]]
+        if len(values):
+            medians.append(float(values.median()))
     return sorted(medians)[len(medians) // 2] if medians else 1.0

@@ -18,7 +18,13 @@ from fit3d_cli.capture.read import heldout_mask, view_cameras
 from fit3d_cli.errors import CaptureError
 from fit3d_cli.geometry.cameras import stack_cameras
 from fit3d_cli.geometry.gaussians import Gaussians
-from fit3d_cli.lifting.features import heldout_features, solve_features, token_weights, view_tokens
+from fit3d_cli.lifting.features import (
+    Lifted,
+    heldout_features,
+    solve_features,
+    token_weights,
+    view_tokens,
+)
 from fit3d_cli.lifting.geometry import GeometryFit, heldout_psnr
 from fit3d_cli.lifting.paper import lift_by_adam
 from fit3d_cli.lifting.start import first_gaussians
@@ -33,10 +39,11 @@ ALGORITHM = 2
 GEOMETRY_ALGORITHM = 1
 
 # Paths of this machine: digests of the files stand in their place. The rest changes no result.
-_OFF_THE_RECORD = {
+_OFF_THE_RECORD: dict[str, Any] = {
     "backbone": {"name", "weights", "batch"},
     "geometry": {"ply", "checkpoint_every"},
-    "features": {"memory"},
+    "memory": True,
+    **dict.fromkeys(("isolate", "retries", "stall"), True),
 }
 
 
@@ -105,7 +112,10 @@ def prepare(job: Job) -> GeometryFit:
         ImageError: A photo cannot be read.
     """
     capture, geometry = job.capture, job.settings.geometry
-    frames = load_frames(capture, geometry.width, job.on_event, stage=f"{capture.name}: photos")
+    frames = load_frames(
+        capture, geometry.width, job.on_event, stage=f"{capture.name}: photos",
+        budget=job.settings.memory << 20, folder=job.place.cache_dir,
+    )  # fmt: skip
     held = heldout_mask([view.name for view in capture.views], job.settings.heldout, job.seed)
     train = (~held).nonzero()[:, 0].tolist()
     start = first_gaussians(
@@ -119,7 +129,7 @@ def make_scene(job: Job, fit: GeometryFit) -> Scene:
     """Fit the geometry, solve the features, measure both on the held-out views.
 
     Raises:
-        CaptureError: Nothing was left after fitting.
+        CaptureError: Nothing was left after fitting, or a number is not finite.
         StorageError: A cache could not be written.
     """
     capture, settings, backbone = job.capture, job.settings, job.backbone
@@ -133,27 +143,34 @@ def make_scene(job: Job, fit: GeometryFit) -> Scene:
     cameras = view_cameras(capture)
     first = capture.views[0]
     size = backbone.input_size(first.width, first.height, settings.backbone.width)
+    # The photos are gone; weights, tokens and codes share what they had.
+    memory, folder = settings.memory << 20, job.place.cache_dir
     tokens = view_tokens(
         capture, backbone, size, cache=TokenCache(job.place.cache_dir / "tokens"),
         batch=settings.backbone.batch, device=job.device, on_event=job.on_event,
-        stage=f"{name}: {backbone.name} tokens",
+        stage=f"{name}: {backbone.name} tokens", wanted=job.splats, budget=memory // 4,
     )  # fmt: skip
     seen = stack_cameras([cameras[i].resized(*size) for i in range(len(cameras))])
     grid = (size[1] // backbone.patch_size, size[0] // backbone.patch_size)
-    placed, tokens = gaussians.to(job.splats), [t.to(job.splats) for t in tokens]
+    placed = gaussians.to(job.splats)
     by_adam = settings.features.solver == "paper"
     weights = token_weights(
         placed, seen, grid, job.on_event, f"{name}: blending weights",
         views=heldout if by_adam else None, apart=heldout,
-        budget=settings.features.memory << 20, folder=job.place.cache_dir,
+        budget=memory // 2, folder=folder,
     )  # fmt: skip
     stage = f"{name}: features"
     if by_adam:
         lifted = lift_by_adam(
-            placed, seen, tokens, train, settings.features, job.seed, job.on_event, stage
-        )
+            placed, seen, tokens, train, settings.features, job.seed, job.on_event, stage,
+            budget=memory // 2,
+        )  # fmt: skip
     else:
-        lifted = solve_features(weights, tokens, train, settings.features, job.on_event, stage)
+        lifted = solve_features(
+            weights, tokens, train, settings.features, job.on_event, stage,
+            budget=memory // 4, folder=folder,
+        )  # fmt: skip
+    _require_finite(lifted, stage)
     metrics["explained_variance"] = lifted.basis.explained
     if lifted.choice is not None:
         metrics |= lifted.choice.figures()
@@ -183,6 +200,16 @@ def make_scene(job: Job, fit: GeometryFit) -> Scene:
             "settings": recorded(settings),
         },
     )
+
+
+def _require_finite(lifted: Lifted, where: str) -> None:
+    solved = (lifted.features, lifted.decoder.weight, lifted.decoder.bias)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in solved):
+        raise CaptureError(
+            "the solved features are not finite numbers",
+            where=where,
+            hint="try another --set lift.features.solver, or a larger lift.features.ridge",
+        )
 
 
 def _fit(job: Job, fit: GeometryFit, heldout: list[int]) -> tuple[Gaussians, dict[str, float]]:

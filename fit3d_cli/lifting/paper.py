@@ -8,6 +8,8 @@ everywhere here; in the paper feature gradients do not reach it either.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,12 +29,14 @@ _BYTES_PER_LANE = 5  # of W: a weight, and an eighth of an entry's position, rou
 def lift_by_adam(
     gaussians: Gaussians,
     cameras: Cameras,
-    tokens: list[Tensor],
+    tokens: Sequence[Tensor],
     train: list[int],
     settings: FeatureSettings,
     seed: int,
     on_event: OnEvent,
     stage: str,
+    *,
+    budget: int = 1 << 30,
 ) -> Lifted:
     """Optimise features and decoder jointly.
 
@@ -41,10 +45,11 @@ def lift_by_adam(
         cameras: At the size that the backbone saw.
         tokens: ``[h, w, C]`` per view.
         train: Indices of the views to learn from.
-        settings: ``paper_iterations``, ``paper_lr``, ``dim`` and ``memory``.
+        settings: ``paper_iterations``, ``paper_lr`` and ``dim``.
         seed: Decides the view order and the decoder's start.
         on_event: Told about the steps.
         stage: Name of the stage in events.
+        budget: Bytes of blending weights kept in memory; the rest is computed anew.
     """
     channels = int(tokens[0].shape[-1])
     with seeded(seed) as generator:
@@ -56,7 +61,7 @@ def lift_by_adam(
     )
     order: list[int] = []
     kept: dict[int, ViewWeights] = {}
-    room = settings.memory << 20
+    room = budget
     for step in range(settings.paper_iterations):
         if not order:
             order = [train[i] for i in torch.randperm(len(train), generator=generator).tolist()]

@@ -5,11 +5,9 @@ With frozen geometry the rendered token map of view v is linear in the features:
 problem ``min_f sum_v |A_v f - Y_v|^2`` for the codes ``Y_v = (tokens_v - mean) basis``; nothing
 here needs a learning rate.
 
-Conjugate gradients run in token space. With a preconditioner M that is also the metric of the pull
-to the start f0, every iterate is ``f0 + M^-1 A^T v`` for token vectors v, so the solver keeps its
-vectors there, where they are a third as long as the Gaussians', and one product with
-``A M^-1 A^T`` per step is all it asks of the weights (Paige and Saunders 1982 for the
-equivalence; in image reconstruction the same map is SIRT's).
+Everything is kept per Gaussian, never per token: a pass over the weights renders a block of views,
+compares, and pulls the difference back before the next block is looked at. So memory grows with
+the Gaussians alone, however many views there are.
 """
 
 from __future__ import annotations
@@ -19,14 +17,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fit3d_cli.lifting.stacked import UNSEEN, Preconditioner, Stacked, dots
+from fit3d_cli.lifting.stacked import UNSEEN, Columns, Preconditioner, Rows, Stacked, dots
 from fit3d_cli.shapes import check_dims
 
 CHANNELS = 32  # solved at a time: one pass of the sparse kernels serves that many
 _CONVERGED = 1e-12  # of the first squared gradient; below, float32 has only noise
 
 
-def weighted_average(a: Stacked, codes: Tensor, trust: Tensor | None = None) -> Tensor:
+def weighted_average(a: Stacked, codes: Rows, trust: Tensor | None = None) -> Tensor:
     """Each Gaussian takes the mean of the codes that it contributes to: ``D^-1 A^T Y``.
 
     This is the first step of a Richardson iteration on the least-squares problem from zero
@@ -41,16 +39,18 @@ def weighted_average(a: Stacked, codes: Tensor, trust: Tensor | None = None) -> 
     Returns:
         ``[N, d]``.
     """
-    check_dims(codes=(codes, f"{a.tokens} *"))
-    trust = torch.ones_like(codes[:, :1]) if trust is None else trust
-    out = a.apply_t(codes * trust, codes.new_empty(a.count, codes.shape[1]))
+    _check_rows(a, codes)
+    trust = torch.ones(a.tokens, 1, device=a.device) if trust is None else trust
+    out = torch.zeros(a.count, codes.shape[1], device=a.device)
+    for block, begin, end in a.spans():
+        block.apply_t((codes[begin:end] * trust[begin:end]).view(block.h, block.w, -1), out=out)
     column = a.column(trust)
     return out.mul_(_inverse(column, column))
 
 
 def conjugate_gradients(
     a: Stacked,
-    codes: Tensor,
+    codes: Rows,
     start: Tensor,
     *,
     iterations: int,
@@ -78,16 +78,17 @@ def conjugate_gradients(
     Returns:
         ``start``; Gaussians that no view sees keep their value.
     """
-    check_dims(codes=(codes, f"{a.tokens} d"), start=(start, f"{a.count} d"))
-    trust = torch.ones_like(codes[:, :1]) if trust is None else trust
+    _check_rows(a, codes)
+    check_dims(start=(start, f"{a.count} {codes.shape[1]}"))
     if iterations == 0:
         return start
+    trust = torch.ones(a.tokens, 1, device=a.device) if trust is None else trust
     inverse = inverse_diagonal(a, preconditioner, trust)
     done = 0
     for begin in range(0, codes.shape[1], CHANNELS):
-        some = slice(begin, begin + CHANNELS)
+        some = slice(begin, min(begin + CHANNELS, codes.shape[1]))
         search = Search(
-            a, codes[:, some] - a.apply(start[:, some].contiguous()), inverse, trust, damping
+            a, Columns(codes, some), start[:, some].contiguous(), inverse, trust, damping
         )
         for step in range(iterations):
             search.step(last=step == iterations - 1)
@@ -108,66 +109,79 @@ def inverse_diagonal(a: Stacked, preconditioner: Preconditioner, trust: Tensor) 
 class Search:
     """Conjugate gradients for one block of channels, each a system of its own.
 
-    With ``B = sqrt(trust) A`` and ``K = B M^-1 B^T`` the iterate is ``f = start + M^-1 B^T v``,
-    the negative gradient ``B^T w`` with ``w = B-residual - K v - damping v``, and the direction
-    ``M^-1 B^T p``; the products ``K w`` and ``K p`` follow from one pass per step.
+    Solves ``(A^T trust A + damping M) (f - start) = A^T trust (Y - A start)`` preconditioned by M.
+    The direction is kept as ``s = M p``, so that M itself, which has no inverse for the Gaussians
+    that nobody sees, is never needed.
 
     Args:
         a: The weights.
-        residual: ``[T, c]``: ``Y - A start``.
+        codes: ``[T, c]`` Y.
+        start: ``[N, c]``.
         inverse: ``[N, 1]``: ``M^-1``, zero where a Gaussian is unseen.
         trust: ``[T, 1]``.
         damping: Strength of the pull to the start.
+        watched: ``[R]`` int64 on the CPU, ascending: tokens to render; None is no token.
 
     Attributes:
-        rendered: ``[T, c]`` ``A (f - start)``, tokens without trust included.
+        start_render: ``[R, c]``: the start, rendered.
         squared_gradient: ``[c]`` float64, the gradient's squared M^-1-norm.
-        gradient_render: ``[T, c]``: the preconditioned gradient, rendered.
+        gradient_render: ``[R, c]``: the preconditioned gradient that the last step began with,
+            rendered.
         alpha: ``[c]`` float64, the last step's length.
         beta: ``[c]`` float64, how much of the last direction the next one keeps.
     """
 
     def __init__(
-        self, a: Stacked, residual: Tensor, inverse: Tensor, trust: Tensor, damping: float
+        self,
+        a: Stacked,
+        codes: Rows,
+        start: Tensor,
+        inverse: Tensor,
+        trust: Tensor,
+        damping: float,
+        watched: Tensor | None = None,
     ) -> None:
-        self._a, self._inverse, self._damping = a, inverse, damping
-        self._root = trust.sqrt()
-        self._w = residual * self._root
-        self._v = torch.zeros_like(residual)
-        self._scratch = residual.new_empty(a.count, residual.shape[1])
-        self.rendered = torch.zeros_like(residual)
-        self.squared_gradient, self.gradient_render = self._product()
-        self._first = self.squared_gradient
-        self._p, self._kp = self._w.clone(), self.gradient_render.clone()
+        self._a, self._inverse, self._trust = a, inverse, trust
+        self._damping, self._watched = damping, watched
+        self._r = torch.empty_like(start)
+        self.start_render = a.gradient(codes, start, trust, self._r, watched)
+        self._s, self._v = self._r.clone(), torch.zeros_like(start)
+        self._p, self._q = torch.empty_like(start), torch.empty_like(start)
+        self.squared_gradient = self._first = dots(self._r, self._r, inverse)
+        self._direction_render = torch.zeros_like(self.start_render)
+        self.gradient_render = self._direction_render
         self.alpha = self.beta = torch.zeros_like(self._first)
 
     def step(self, *, last: bool = False) -> None:
-        """One step; ``last`` leaves out the pass that only the next one would need."""
+        """One step; ``last`` leaves out what only the next one would need."""
         rho = self.squared_gradient
-        kp = self._kp * self._root
-        curvature = dots(kp, kp) + self._damping * dots(self._p, kp)
+        torch.mul(self._s, self._inverse, out=self._p)
+        rendered = self._a.normal(self._p, self._trust, self._q, self._watched)
+        # p = M^-1 gradient + beta (the p before), and A is linear.
+        self.gradient_render = rendered - self._direction_render * self.beta.float()
+        self._direction_render = rendered
+        if self._damping:
+            self._q.add_(self._s, alpha=self._damping)
+        curvature = dots(self._p, self._q)
         going = (curvature > 0) & (rho > _CONVERGED * self._first)
         self.alpha = torch.where(going, rho / curvature.clamp_min(1e-300), 0.0)
         alpha = self.alpha.float()
-        self._v.addcmul_(self._p, alpha)
-        self.rendered.addcmul_(self._kp, alpha)
-        self._w.addcmul_(kp.add_(self._p, alpha=self._damping), -alpha)
+        self._v.addcmul_(self._s, alpha)
         if last:
             return
-        self.squared_gradient, self.gradient_render = self._product()
+        self._r.addcmul_(self._q, -alpha)
+        self.squared_gradient = dots(self._r, self._r, self._inverse)
         self.beta = torch.where(going, self.squared_gradient / rho.clamp_min(1e-300), 0.0)
-        beta = self.beta.float()
-        self._p.mul_(beta).add_(self._w)
-        self._kp.mul_(beta).add_(self.gradient_render)
+        self._s.mul_(self.beta.float()).add_(self._r)
 
     def solution(self) -> Tensor:
-        """``[N, c]``: ``f - start``; valid until the next step."""
-        return self._a.apply_t(self._v * self._root, self._scratch).mul_(self._inverse)
+        """``[N, c]``: ``f - start``."""
+        return self._v * self._inverse
 
-    def _product(self) -> tuple[Tensor, Tensor]:
-        gradient = self._a.apply_t(self._w * self._root, self._scratch)
-        squared = dots(gradient, gradient, self._inverse)
-        return squared, self._a.apply(gradient.mul_(self._inverse))
+
+def _check_rows(a: Stacked, codes: Rows) -> None:
+    if codes.shape[0] != a.tokens:
+        raise ValueError(f"codes of {codes.shape[0]} tokens for weights of {a.tokens}")
 
 
 def _inverse(diagonal: Tensor, column: Tensor) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 
+import torch
 from torch import Tensor
 
 from fit3d_cli.lifting.choose import STEPS, Choice, choose
 from fit3d_cli.lifting.solve import CHANNELS, conjugate_gradients, weighted_average
-from fit3d_cli.lifting.stacked import Stacked
+from fit3d_cli.lifting.stacked import Rows, Stacked
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import FeatureSettings
+from fit3d_cli.tensorfile.overflow import Overflow
 
 _FEWEST_VIEWS = 8  # with fewer, a view put aside costs more than it tells
 
@@ -34,12 +36,13 @@ class Clock:
 
 def decide(
     a: Stacked,
-    codes: Tensor,
+    codes: Rows,
     trust: Tensor,
     grid: tuple[int, int],
     settings: FeatureSettings,
     on_event: OnEvent,
     stage: str,
+    overflow: Overflow | None = None,
 ) -> Choice:
     """Steps and pull: from the validation views, or as set.
 
@@ -51,6 +54,7 @@ def decide(
         settings: Solver and validation.
         on_event: Told about the steps.
         stage: Name of the stage in events.
+        overflow: Where what is tried out lies; None keeps it in memory.
     """
     if settings.solver != "cg":
         return Choice(0.0, 0)
@@ -64,7 +68,7 @@ def decide(
     choice = choose(
         a, codes, grid, [i for i in views if i not in aside], sorted(aside),
         settings.preconditioner, settings.ridge,
-        on_step=lambda done: on_event(Progress(stage, done, STEPS[-1])),
+        on_step=lambda done: on_event(Progress(stage, done, STEPS[-1])), overflow=overflow,
     )  # fmt: skip
     note = (
         f"{choice.iterations} steps, pull {choice.damping:g}: cosine {choice.cosine:.3f}, "
@@ -76,7 +80,7 @@ def decide(
 
 def solve(
     a: Stacked,
-    codes: Tensor,
+    codes: Rows,
     trust: Tensor,
     choice: Choice,
     settings: FeatureSettings,
@@ -116,7 +120,12 @@ def solve(
 
     features = once(trust, 0)
     for turn in range(1, rounds):
-        residual = (codes - a.apply(features)).norm(dim=1, keepdim=True)
+        residual = torch.cat([
+            (codes[begin:end] - block.apply(features).view(end - begin, -1)).norm(
+                dim=1, keepdim=True
+            )
+            for block, begin, end in a.spans()
+        ])  # fmt: skip
         del features
         cut = settings.robust_cut * residual[learnt].median()
         trust = (cut / residual.clamp_min(1e-30)).clamp_max(1) * learnt

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fit3d_cli.lifting.store import Block, WeightStore
 from fit3d_cli.splat.weights import TokenWeights
+from fit3d_cli.tensorfile.overflow import Kept
 
 Preconditioner = Literal["column", "row-sum", "jacobi"]
 
@@ -40,13 +41,18 @@ class StoredBlocks:
     Args:
         store: Where they are.
         views: Indices of the views.
+
+    Attributes:
+        members: The views of each block, in the order of their rows.
+        views: All of them.
     """
 
     def __init__(self, store: WeightStore, views: Sequence[int]) -> None:
         wanted = set(views)
         self._store = store
         self._blocks = [i for i, m in enumerate(store.members) if wanted.intersection(m)]
-        self.views = [view for i in self._blocks for view in store.members[i]]
+        self.members = [store.members[i] for i in self._blocks]
+        self.views = [view for members in self.members for view in members]
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -78,7 +84,8 @@ class Stacked:
             self.count, self.device = block.count, block.vals.device
         self.tokens = end
 
-    def _spans(self) -> Iterator[tuple[TokenWeights, int, int]]:
+    def spans(self) -> Iterator[tuple[TokenWeights, int, int]]:
+        """Each block with its first row and the one after its last."""
         begin = 0
         for i, end in enumerate(self._ends):
             yield self._blocks[i], begin, end
@@ -87,16 +94,68 @@ class Stacked:
     def apply(self, features: Tensor) -> Tensor:
         """``[T, c]``: A times ``features [N, c]``."""
         out = features.new_empty(self.tokens, features.shape[1])
-        for block, begin, end in self._spans():
+        for block, begin, end in self.spans():
             out[begin:end] = block.apply(features).view(end - begin, -1)
         return out
 
     def apply_t(self, rows: Tensor, out: Tensor) -> Tensor:
         """``out [N, c]``, overwritten: A transposed times ``rows [T, c]``."""
         out.zero_()
-        for block, begin, end in self._spans():
+        for block, begin, end in self.spans():
             block.apply_t(rows[begin:end].view(block.h, block.w, -1), out=out)
         return out
+
+    def normal(
+        self, features: Tensor, trust: Tensor, out: Tensor, watched: Tensor | None = None
+    ) -> Tensor:
+        """``out [N, c]``, overwritten: ``A^T diag(trust) A features``, block by block.
+
+        Args:
+            features: ``[N, c]``.
+            trust: ``[T, 1]`` weight of each token.
+            out: Where the product goes.
+            watched: ``[R]`` int64 on the CPU, ascending; None is no token.
+
+        Returns:
+            ``[R, c]``: ``A features`` at these tokens.
+        """
+        out.zero_()
+        shown = []
+        for block, begin, end in self.spans():
+            made = block.apply(features)
+            rows = made.view(end - begin, -1)
+            shown.append(rows[within(watched, begin, end)])
+            rows *= trust[begin:end]
+            block.apply_t(made, out=out)
+        return torch.cat(shown)
+
+    def gradient(
+        self,
+        codes: Rows,
+        features: Tensor,
+        trust: Tensor,
+        out: Tensor,
+        watched: Tensor | None = None,
+    ) -> Tensor:
+        """``out [N, c]``, overwritten: ``A^T diag(trust) (codes - A features)``.
+
+        Arguments and result are those of ``normal``, with ``codes [T, c]``.
+        """
+        out.zero_()
+        shown = []
+        for block, begin, end in self.spans():
+            made = block.apply(features)
+            rows = made.view(end - begin, -1)
+            shown.append(rows[within(watched, begin, end)])
+            torch.sub(codes[begin:end], rows, out=rows).mul_(trust[begin:end])
+            block.apply_t(made, out=out)
+        return torch.cat(shown)
+
+    def pick(self, codes: Rows, watched: Tensor) -> Tensor:
+        """``[R, d]``: some rows of ``codes [T, d]``; ``watched`` as in ``normal``."""
+        return torch.cat(
+            [codes[begin:end][within(watched, begin, end)] for _, begin, end in self.spans()]
+        )
 
     def column(self, trust: Tensor) -> Tensor:
         """``[N, 1]``: the weight of every Gaussian over all tokens, ``A^T trust``."""
@@ -118,7 +177,7 @@ class Stacked:
         if kind == "row-sum":
             return self.column(trust * self.apply(torch.ones(self.count, 1, device=self.device)))
         out = torch.zeros(self.count, 1, device=self.device)
-        for block, begin, end in self._spans():
+        for block, begin, end in self.spans():
             offsets, rows, vals = block.transposed()
             squared = Block(
                 block.h, block.w, block.count, block.row_offsets, block.cols, block.vals,
@@ -126,6 +185,62 @@ class Stacked:
             )  # fmt: skip
             squared.apply_t(trust[begin:end].view(block.h, block.w, 1), out=out)
         return out
+
+
+class Rows(Protocol):
+    """``[T, d]`` numbers per token, block by block; a tensor is one."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """``(T, d)``."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        """The rows of one block."""
+        ...
+
+
+class StoredRows:
+    """Rows that were put away block by block.
+
+    Args:
+        blocks: ``[rows, d]`` each, in the order of the blocks.
+    """
+
+    def __init__(self, blocks: Sequence[Kept]) -> None:
+        self._blocks: dict[tuple[int, int], Kept] = {}
+        end = 0
+        for block in blocks:
+            begin, end = end, end + block.shape[0]
+            self._blocks[begin, end] = block
+        self.shape = (end, blocks[0].shape[1])
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self._blocks[rows.start, rows.stop].get()
+
+
+class Columns:
+    """Some columns of rows.
+
+    Args:
+        rows: Of what.
+        channels: Which; both ends and the step are given.
+    """
+
+    def __init__(self, rows: Rows, channels: slice) -> None:
+        self._rows, self._channels = rows, channels
+        self.shape = (rows.shape[0], len(range(*channels.indices(rows.shape[1]))))
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self._rows[rows][:, self._channels].contiguous()
+
+
+def within(rows: Tensor | None, begin: int, end: int) -> Tensor | slice:
+    """Those of the ascending ``rows [R]`` in a block, counted from its first."""
+    if rows is None:
+        return slice(0, 0)
+    first, last = torch.searchsorted(rows, torch.tensor([begin, end])).tolist()
+    return rows[first:last] - begin
 
 
 def dots(a: Tensor, b: Tensor, scale: Tensor | None = None) -> Tensor:

@@ -157,9 +157,9 @@ class WeightStore(Sequence[TokenWeights]):
             return _Spilled(block, self._file)
         except OSError as error:
             raise StorageError(
-                f"no room for blending weights beyond lift.features.memory ({error.strerror})",
+                f"no room for blending weights beyond lift.memory ({error.strerror})",
                 where=self._folder or tempfile.gettempdir(),
-                hint="make room there, or raise --set lift.features.memory",
+                hint="make room there, or raise --set lift.memory",
             ) from error
 
 

@@ -9,9 +9,7 @@ points.
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from fit3d_cli.capture.base import Capture, SparsePoints, View
 from fit3d_cli.errors import CaptureError, EnvironmentFault
 from fit3d_cli.images import read_image
 from fit3d_cli.progress import OnEvent, Progress
+from fit3d_cli.storage import scratch_folder
 
 _MAX_SIDE = 640  # SIFT on larger photos costs minutes and adds little to the starting points
 _MAX_ERROR = 2.0  # pixels, epipolar and reprojection
@@ -95,8 +94,8 @@ def _match(
     quiet = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = 2
     try:
-        with tempfile.TemporaryDirectory(prefix="fit3d-") as scratch:
-            database = Path(scratch) / "database.db"
+        with scratch_folder() as scratch:
+            database = scratch / "database.db"
             extraction = pycolmap.FeatureExtractionOptions()
             extraction.max_image_size = _MAX_SIDE
             extraction.use_gpu = False

@@ -1,8 +1,10 @@
-"""The photos of a capture at one size, compact enough to keep in memory."""
+"""The photos of a capture at one size: compact, and in memory only as far as a budget goes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from fit3d_cli.capture.frames import load_frame
 from fit3d_cli.geometry.cameras import Cameras, stack_cameras
 from fit3d_cli.images import fit_size
 from fit3d_cli.progress import OnEvent, Progress
+from fit3d_cli.tensorfile.overflow import Kept, KeptList, Overflow
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,9 @@ class Frames:
         cameras: One per view, at this size.
     """
 
-    images: tuple[Tensor, ...]
-    depths: tuple[Tensor | None, ...]
-    masks: tuple[Tensor, ...]
+    images: Sequence[Tensor]
+    depths: Sequence[Tensor | None]
+    masks: Sequence[Tensor]
     cameras: Cameras
 
     def __len__(self) -> int:
@@ -43,7 +46,15 @@ class Frames:
         return int(width), int(height)
 
 
-def load_frames(capture: Capture, width: int, on_event: OnEvent, *, stage: str) -> Frames:
+def load_frames(
+    capture: Capture,
+    width: int,
+    on_event: OnEvent,
+    *,
+    stage: str,
+    budget: int = 1 << 30,
+    folder: Path | None = None,
+) -> Frames:
     """Load every view, undistorted and resized to about ``width`` pixels.
 
     Args:
@@ -51,15 +62,31 @@ def load_frames(capture: Capture, width: int, on_event: OnEvent, *, stage: str) 
         width: Target width in pixels.
         on_event: Told about each view.
         stage: Name of the stage in events.
+        budget: Bytes of pixels kept in memory; the rest lies in a temporary file.
+        folder: Where that file lies; None is the system's place.
+
+    Raises:
+        ImageError: A photo cannot be read.
+        StorageError: There is no room for the temporary file.
     """
-    images, depths, masks, cameras = [], [], [], []
+    overflow = Overflow(folder, budget=budget, hint="make room there, or raise --set lift.memory")
+    images: list[Kept] = []
+    depths: list[Kept | None] = []
+    masks: list[Kept] = []
+    cameras = []
     for done, view in enumerate(capture.views):
         on_event(Progress(stage, done, len(capture.views)))
         size = fit_size(view.width, view.height, width)
         frame = load_frame(view, *size)
-        images.append((frame.image * 255).round().clamp(0, 255).to(torch.uint8))
-        depths.append(frame.depth)
-        masks.append(frame.mask)
+        image = (frame.image * 255).round().clamp(0, 255).to(torch.uint8)
+        images.append(overflow.keep(image))
+        depths.append(None if frame.depth is None else overflow.keep(frame.depth))
+        masks.append(overflow.keep(frame.mask))
         cameras.append(frame.camera)
     on_event(Progress(stage, len(capture.views), len(capture.views)))
-    return Frames(tuple(images), tuple(depths), tuple(masks), stack_cameras(cameras))
+    return Frames(
+        KeptList[Tensor](images),
+        KeptList[Tensor | None](depths),
+        KeptList[Tensor](masks),
+        stack_cameras(cameras),
+    )

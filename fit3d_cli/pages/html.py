@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import json
 import math
@@ -77,6 +78,16 @@ def inline(tag: str, text: str) -> Markup:
     if "</" in text:
         raise ValueError(f"text for <{tag}> must not hold '</'")
     return Markup(f"<{tag}>{text}</{tag}>")
+
+
+def source_hash(text: str) -> str:
+    """How a Content-Security-Policy names the one inline style or script that it lets through.
+
+    Args:
+        text: All that stands between the tags.
+    """
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def json_block(identity: str, data: Any, *, digits: int | None = 7) -> Markup:

@@ -48,7 +48,7 @@ _SHOWN: Mapping[str, Sequence[str]] = {
     "pose": ("5cm 5deg", "3cm 3deg", "1cm 1deg"),
 }  # fmt: skip
 _HEADLINES = ("miou", "rmse", "recall", "pck", "top1", "aj", "delta1", "abs_rel", "acc", "map")
-_LIMITS = re.compile(r"(\d+)\s*cm\W*(\d+)\s*deg")
+_LIMITS = re.compile(r"(\d{1,4})\s?cm\W{0,3}(\d{1,4})\s?deg")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,23 @@ from importlib import resources
 from typing import Any
 
 from fit3d_cli import __version__
-from fit3d_cli.pages.html import Markup, Node, el, inline, json_block, name, render, without_paths
+from fit3d_cli.pages.html import (
+    Markup,
+    Node,
+    el,
+    inline,
+    json_block,
+    name,
+    render,
+    source_hash,
+    without_paths,
+)
 
 # Of a page with its pictures; what does not fit is left out and counted.
 MAX_BYTES = 4_500_000
 # The browser itself refuses anything that is not in the file.
 _POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline';"
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {script};"
     " base-uri 'none'; form-action 'none'"
 )
 
@@ -49,6 +59,7 @@ class Page:
 def build(page: Page) -> str:
     """The text of a page; equal pages give equal bytes."""
     footer = [f"fit3d {__version__}", *(f"{k} {v}" for k, v in page.footer.items())]
+    script = _asset("page.js")
     body = [
         el(
             "header",
@@ -64,11 +75,12 @@ def build(page: Page) -> str:
             class_="page",
         ),
         json_block(page.identity, page.data, digits=page.digits),
-        inline("script", _asset("page.js")),
+        inline("script", script),
     ]
+    policy = _POLICY.format(script=source_hash(script))
     head = [
         el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        el("meta", http_equiv="Content-Security-Policy", content=policy),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("meta", name="referrer", content="no-referrer"),

@@ -9,7 +9,7 @@ and test-time flips besides; without them the tokens need computing only once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from fit3d_cli.probing.split import (
     spread,
     where_valid,
 )
-from fit3d_cli.probing.training import Pixels, Plan, train_head
+from fit3d_cli.probing.training import PixelStore, Plan, train_head
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import ProbeSettings
 from fit3d_cli.statistics import Measured
@@ -58,7 +58,7 @@ class _Run:
     settings: ProbeSettings
     train: Split
     val: Split
-    pixels: Sequence[Pixels | None]
+    pixels: PixelStore
     device: str | torch.device
     seed: int
     on_step: OnEvent
@@ -96,7 +96,7 @@ def measure_fast(
         for label, samples in (("train", dataset.train), ("val", dataset.val))
     )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
-    pixels = read_pixels(dataset, train.samples, settings, generator, on_step)
+    pixels = read_pixels(dataset, train.samples, settings, generator, cache_dir, on_step)
     run = _Run(settings, train, val, pixels, device, seed, on_step)
     done: dict[str, tuple[Measured, _Guess]] = {}
     for row in settings.models:

@@ -2,70 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fit3d_cli.backbones.cache import TokenCache, TokenItem, TokenModel, Tokens, all_tokens
+from fit3d_cli.backbones.token_store import TokenStore
 from fit3d_cli.geometry.grids import interpolate
 from fit3d_cli.probing.assembly import PARTS, assemble
-
-# Tokens that are held in memory; beyond it they are read from the cache when needed.
-MEMORY_BYTES = 1 << 30
-_CHUNK = 64
-
-
-class TokenStore:
-    """Tokens of the pictures of a split, in memory as far as they fit.
-
-    Args:
-        model: The backbone.
-        items: The pictures.
-        cache: Token cache; None holds everything in memory.
-        batch: Pictures per forward pass.
-        device: Where the backbone is.
-        on_step: Called with pictures done and their total.
-        memory: Bytes to hold at most when there is a cache.
-    """
-
-    def __init__(
-        self,
-        model: TokenModel,
-        items: Sequence[TokenItem],
-        *,
-        cache: TokenCache | None,
-        batch: int,
-        device: str | torch.device,
-        on_step: Callable[[int, int], None] | None = None,
-        memory: int = MEMORY_BYTES,
-    ) -> None:
-        self._model, self._items, self._cache, self._device = model, items, cache, device
-        self._held: list[Tokens | None] = []
-        used = 0
-        for start in range(0, len(items), _CHUNK):
-            chunk = items[start : start + _CHUNK]
-
-            def step(done: int, _: int, start: int = start) -> None:
-                if on_step is not None:
-                    on_step(start + done, len(items))
-
-            keep = cache is None or used < memory
-            made = all_tokens(model, chunk, cache=cache, batch=batch, device=device, on_step=step,
-                              keep=keep)  # fmt: skip
-            used += sum(2 * (t.patches.numel() + t.cls.numel()) for t in made)
-            self._held += made if keep else [None] * len(chunk)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Tokens:
-        held = self._held[index]
-        if held is not None:
-            return held
-        item = self._items[index]
-        return all_tokens(self._model, [item], cache=self._cache, batch=1, device=self._device)[0]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fit3d_cli.probing.tasks.base import Question, require_no_data
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.rendering import render_maps
 from fit3d_cli.scene import Scene
+from fit3d_cli.tensorfile.overflow import KeptList, Overflow
 
 DEPTH_SIDE = (
     320  # long side of depth maps: two cells for a pixel of the frame, however large photos
@@ -42,7 +44,7 @@ class PosedViews:
 
     name: str
     views: tuple[View, ...]
-    depths: tuple[Tensor, ...]
+    depths: Sequence[Tensor]
     cameras: Cameras
     notes: tuple[str, ...]
 
@@ -67,10 +69,14 @@ def open_posed(question: Question) -> PosedViews:
     require_no_data(question)
     wanted = question.settings.corr.depth
     capture, scene = _find(question)
+    overflow = Overflow(
+        question.place.cache_dir, budget=question.settings.memory << 19,
+        hint="make room there, or raise --set probe.memory",
+    )  # fmt: skip
     measured = [view for view in capture.views if view.depth_path is not None]
     if wanted != "rendered" and len(measured) >= 2:
         views, note = _spread(measured, question.settings.max_images)
-        depths = _measured(views, question.on_event)
+        depths = _measured(views, overflow, question.on_event)
         source = f"the capture's depth, {len(measured)} of {len(capture.views)} views have it"
     elif wanted == "capture" or not (scene or _scene_path(question, capture).is_file()):
         hint = "use a capture with depth pictures, or lift it: depth is then rendered"
@@ -87,7 +93,7 @@ def open_posed(question: Question) -> PosedViews:
         scene = scene or read_archive(_scene_path(question, capture), features=False)
         capture = scene_capture(scene, question.place)
         views, note = _spread(capture.views, question.settings.max_images)
-        depths = _rendered(scene.to(question.device), views, question.on_event)
+        depths = _rendered(scene.to(question.device), views, overflow, question.on_event)
         source = "depth rendered from the lifted scene"
     if scene is not None:
         held = len(scene.views(heldout=True))
@@ -149,21 +155,24 @@ def _size(view: View) -> tuple[int, int]:
     return max(1, round(view.width * scale)), max(1, round(view.height * scale))
 
 
-def _measured(views: tuple[View, ...], on_event: OnEvent) -> tuple[Tensor, ...]:
+def _measured(views: tuple[View, ...], overflow: Overflow, on_event: OnEvent) -> KeptList[Tensor]:
     depths = []
     for done, view in enumerate(views, start=1):
         frame = load_frame(view, *_size(view))
         assert frame.depth is not None
-        depths.append(frame.depth * frame.mask)
+        depths.append(overflow.keep(frame.depth * frame.mask))
         on_event(Progress("depths", done, len(views)))
-    return tuple(depths)
+    return KeptList(depths)
 
 
-def _rendered(scene: Scene, views: tuple[View, ...], on_event: OnEvent) -> tuple[Tensor, ...]:
+def _rendered(
+    scene: Scene, views: tuple[View, ...], overflow: Overflow, on_event: OnEvent
+) -> KeptList[Tensor]:
     depths = []
     for done, view in enumerate(views, start=1):
         frame = load_frame(view, *_size(view), depth=False)
         maps = render_maps(scene, frame.camera, features=False)
-        depths.append(torch.where(maps.alphas >= _HIT, maps.depth, 0.0) * frame.mask)
+        shown = torch.where(maps.alphas >= _HIT, maps.depth, 0.0) * frame.mask
+        depths.append(overflow.keep(shown))
         on_event(Progress("rendered depths", done, len(views)))
-    return tuple(depths)
+    return KeptList(depths)

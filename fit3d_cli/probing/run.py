@@ -26,7 +26,9 @@ from fit3d_cli.storage import require_writable, write_json
 from fit3d_cli.workspace import Workspace
 
 # Places of this machine, and what changes no result.
-_OFF_THE_RECORD: dict[str, Any] = {"data": True, "tuned": True, "backbone": {"weights", "batch"}}
+_OFF_THE_RECORD: dict[str, Any] = {
+    "data": True, "tuned": True, "memory": True, "backbone": {"weights", "batch"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

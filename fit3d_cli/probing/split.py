@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fit3d_cli.backbones.cache import TokenCache, TokenItem, TokenModel, image_digest
+from fit3d_cli.backbones.token_store import TokenStore
 from fit3d_cli.datasets.base import DepthDataset, Sample, SegDataset
 from fit3d_cli.datasets.boxes import kb_box
 from fit3d_cli.errors import DatasetError, SettingsError
 from fit3d_cli.images import image_size, read_image, resize_image
-from fit3d_cli.probing.features import Features, TokenStore
-from fit3d_cli.probing.training import Pixels, draw_pixels
+from fit3d_cli.probing.features import Features
+from fit3d_cli.probing.training import PixelStore, draw_pixels
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import ProbeSettings
 
@@ -84,6 +85,8 @@ def open_split(
             batch=settings.backbone.batch,
             device=device,
             on_step=partial(_tell, on_step, stage),
+            # Two splits and all models, and a quarter for the labels.
+            memory=3 * (settings.memory << 20) // (8 * len(models)),
         )  # fmt: skip
     return Split(samples, stores)
 
@@ -203,14 +206,15 @@ def read_pixels(
     samples: Sequence[Sample],
     settings: ProbeSettings,
     generator: torch.Generator,
+    folder: Path | None,
     on_step: OnEvent,
-) -> list[Pixels | None]:
+) -> PixelStore:
     """Labelled pixels of the training pictures; None for a picture that has none."""
-    pixels = []
+    pixels = PixelStore(settings.memory << 18, folder)
     for number, sample in enumerate(samples, start=1):
         target = read_target(dataset, sample)
         valid = where_valid(dataset, target, settings, scored=False)
-        pixels.append(draw_pixels(target, valid, generator))
+        pixels.add(draw_pixels(target, valid, generator))
         on_step(Progress("labels", number, len(samples)))
     return pixels
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.probing.features import Features
 from fit3d_cli.shapes import check_dims
+from fit3d_cli.tensorfile.overflow import Kept, Overflow
 
 # Labelled pixels that are remembered of a picture, and how many of them a step looks at. Pixels
 # of a picture are so alike that more of them teach a linear head nothing new.
@@ -34,6 +36,38 @@ class Pixels:
 
     def __post_init__(self) -> None:
         check_dims(places=(self.places, "P 2"), targets=(self.targets, "P"))
+
+
+class PixelStore:
+    """Labelled pixels by picture, None for those without: in memory as far as a budget goes.
+
+    Args:
+        memory: Bytes; the rest lies in a temporary file.
+        folder: Where that file lies; None is the system's place.
+    """
+
+    def __init__(self, memory: int, folder: Path | None = None) -> None:
+        hint = "make room there, or raise --set probe.memory"
+        self._overflow = Overflow(folder, budget=memory, hint=hint)
+        self._kept: list[tuple[Kept, Kept] | None] = []
+
+    def add(self, pixels: Pixels | None) -> None:
+        """The pixels of the next picture."""
+        keep = self._overflow.keep
+        kept = None if pixels is None else (keep(pixels.places), keep(pixels.targets))
+        self._kept.append(kept)
+
+    @property
+    def usable(self) -> list[int]:
+        """Pictures that have any."""
+        return [index for index, kept in enumerate(self._kept) if kept is not None]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Pixels | None:
+        kept = self._kept[index]
+        return None if kept is None else Pixels(kept[0].get(), kept[1].get())
 
 
 @dataclass(frozen=True)
@@ -93,7 +127,7 @@ def draw_pixels(labels: Tensor, valid: Tensor, generator: torch.Generator) -> Pi
 def train_head(
     head: nn.Module,
     features: Features,
-    pixels: Sequence[Pixels | None],
+    pixels: PixelStore,
     loss: Callable[[Tensor, Tensor, int], Tensor],
     plan: Plan,
     *,
@@ -116,7 +150,7 @@ def train_head(
     Raises:
         SettingsError: The head is not finite any more.
     """
-    usable = [index for index, entry in enumerate(pixels) if entry is not None]
+    usable = pixels.usable
     optimiser = torch.optim.AdamW(head.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
     order: list[int] = []
     for step in range(plan.steps):

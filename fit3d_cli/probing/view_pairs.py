@@ -15,6 +15,7 @@ from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.settings import CorrSettings
 
 _PROBES = (16, 12)
+_TOGETHER = 8  # views whose depths are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -75,28 +76,37 @@ def choose_pairs(
 
 def _overlapping(posed: PosedViews, settings: CorrSettings, on_event: OnEvent) -> list[ViewPair]:
     """All ordered pairs within the angle of which the second sees enough of the first."""
-    everywhere = DepthMaps.of(posed.depths, posed.cameras)
-    probes = grid_places(*_PROBES)
-    found: list[ViewPair] = []
+    probes, count = grid_places(*_PROBES), len(posed)
+    asked: list[Tensor | None] = []
+    depths: list[float] = []
     for first, depth in enumerate(posed.depths):
-        on_event(Progress("overlaps", first, len(posed)))
         alone = DepthMaps.of([depth], posed.cameras[first])
         points, known = unproject(probes, alone, settings.tolerance)
-        if not bool(known.any()):
-            continue
-        angles = rotation_angle(posed.cameras.viewmats[first], posed.cameras.viewmats)
-        _, _, seen = everywhere.find(points[known], settings.tolerance)
-        fits = (seen.double().mean(1) >= settings.min_overlap) & (angles <= settings.max_angle)
-        fits[first] = False
-        baselines = _baselines(posed.cameras.centers, first, float(depth[depth > 0].median()))
-        found += [
-            ViewPair(first, second, float(angles[second]), float(baselines[second]))
-            for second in torch.nonzero(fits).flatten().tolist()
-        ]
-    on_event(Progress("overlaps", len(posed), len(posed)))
-    return found
+        asked.append(points[known] if bool(known.any()) else None)
+        depths.append(float(depth[depth > 0].median()) if bool((depth > 0).any()) else 0.0)
+    found: list[ViewPair] = []
+    for begin in range(0, count, _TOGETHER):
+        on_event(Progress("overlaps", begin, count))
+        some = range(begin, min(begin + _TOGETHER, count))
+        cameras = posed.cameras[list(some)]
+        maps = DepthMaps.of([posed.depths[view] for view in some], cameras)
+        for first, wanted in enumerate(asked):
+            if wanted is None:
+                continue
+            angles = rotation_angle(posed.cameras.viewmats[first], cameras.viewmats)
+            seen = maps.find(wanted, settings.tolerance)[2]
+            fits = (seen.double().mean(1) >= settings.min_overlap) & (angles <= settings.max_angle)
+            centers = posed.cameras.centers
+            baselines = _baselines(centers[list(some)], centers[first], depths[first])
+            found += [
+                ViewPair(first, some[second], float(angles[second]), float(baselines[second]))
+                for second in torch.nonzero(fits).flatten().tolist()
+                if some[second] != first
+            ]
+    on_event(Progress("overlaps", count, count))
+    return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
-def _baselines(centers: Tensor, first: int, depth: float) -> Tensor:
-    distances: Tensor = (centers - centers[first]).norm(dim=1)
+def _baselines(centers: Tensor, center: Tensor, depth: float) -> Tensor:
+    distances: Tensor = (centers - center).norm(dim=1)
     return distances / depth

@@ -138,6 +138,9 @@ class FinetuneSettings(Section):
         "auto", description="of the forward pass; auto = bfloat16 on CUDA"
     )
     checkpoint_every: int = Field(50, gt=0, description="steps between checkpoints")
+    workers: int = Field(
+        1, ge=0, le=64, description="threads that read samples, a step each ahead; 0 = none"
+    )
     heldout_points: int = Field(
         5, ge=0, description="points of the curve over held-out views besides its start; 0 = none"
     )

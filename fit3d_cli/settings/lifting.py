@@ -74,9 +74,6 @@ class FeatureSettings(Section):
         1.5, gt=0, description="residual, in medians, above which a token loses trust"
     )
     robust_rounds: int = Field(2, ge=1, le=10, description="reweighted solves of robust = huber")
-    memory: int = Field(
-        256, ge=0, description="MiB of blending weights kept in memory; the rest goes to a file"
-    )
     ridge: float = Field(0.1, gt=0, description="ridge of the decoder, relative")
     paper_iterations: int = Field(30_000, gt=0, description="Adam steps of solver = paper")
     paper_lr: float = Field(6.25e-5, gt=0, description="Adam step of solver = paper")
@@ -109,10 +106,24 @@ class LiftSettings(Section):
     geometry: GeometrySettings = GeometrySettings()
     features: FeatureSettings = FeatureSettings()
     source: SourceSettings = SourceSettings()
+    memory: int = Field(
+        512, ge=0, description="MiB of photos, tokens and weights kept in memory; the rest goes to"
+        " a temporary file"
+    )  # fmt: skip
     reader: str = Field("", description="capture reader; empty detects the layout")
     heldout: float = Field(
         0.1, ge=0, le=0.5, description="fraction of views held out of fitting and lifting"
     )
     max_views: int = Field(
         0, ge=0, description="use at most this many evenly spread views; 0 = all"
+    )
+    isolate: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="lift in a process of its own, which may crash; auto = if there are several",
+    )
+    retries: int = Field(
+        1, ge=0, le=2, description="fresh tries of a scan that crashed, hung or lacked memory"
+    )
+    stall: float = Field(
+        3600, ge=0, description="seconds without any progress after which a scan hangs; 0 = never"
     )

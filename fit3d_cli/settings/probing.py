@@ -86,6 +86,9 @@ class ProbeSettings(Section):
     min_depth: float = Field(0.0, ge=0, description="nearest scored depth, metres; 0 = dataset's")
     max_depth: float = Field(0.0, ge=0, description="farthest scored depth, metres; 0 = dataset's")
     max_images: int = Field(0, ge=0, description="use at most this many images per split; 0 = all")
+    memory: int = Field(
+        2048, ge=0, description="MiB of tokens and depths kept in memory; the rest is read again"
+    )
     drift_images: int = Field(
         24, ge=0, description="pictures on which tuned tokens are compared with the base's"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Sequence
 from importlib import resources
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from fit3d_cli import __version__, viz
 from fit3d_cli.capture.photos import Photos
-from fit3d_cli.pages.html import data_uri, el, inline, json_block, render
+from fit3d_cli.pages.html import data_uri, el, inline, json_block, render, source_hash
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.showing.sampling import Viewer
 from fit3d_cli.storage import write_text
@@ -120,8 +119,8 @@ def _page(photos: Photos, pictures: list[str], models: list[dict[str, Any]]) -> 
     style = (folder / "page.css").read_text("utf-8")
     script = (folder / "page.js").read_text("utf-8")
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
-        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {source_hash(style)}; "
+        f"script-src {source_hash(script)}; base-uri 'none'; form-action 'none'"
     )
     labels = [model["label"] for model in models]
     figures = [
@@ -163,8 +162,3 @@ def _page(photos: Photos, pictures: list[str], models: list[dict[str, Any]]) -> 
     data = json_block("tokens", {"models": models}, digits=9)
     body = el("body", bar, el("main", figures), foot, data, inline("script", script))
     return "<!doctype html>\n" + render(el("html", head, body, lang="en")) + "\n"
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fit3d_cli.backoff import Backoff
 from fit3d_cli.errors import EnvironmentFault
 from fit3d_cli.shapes import check_dims
 from fit3d_cli.splat import kernel
@@ -127,7 +128,8 @@ def bin_view(
     order = storage["order"] = spare.take("order", count, dtype=ints)
     visible = k.depth_order(depths, radii, storage["sort"], order)
     order = order[:visible]
-    splats = storage["splats"] = spare.take("splats", count, SPLAT)
+    storage["splats"] = spare.take("splats", count, SPLAT)
+    splats = storage["splats"][:count]
     pair_offsets = torch.empty(visible + 1, dtype=longs)
     pairs = k.bin_count(
         order, means2d, conics, opacities, width, height, splats, pair_offsets, threads
@@ -267,7 +269,8 @@ def apply_t(weights: Weights, maps: Tensor, threads: int, *, deterministic: bool
     if not deterministic:
         k.apply_t_unordered(weights.lists, weights.entries, flat, out, scratch, threads)
         return out
-    partials = spare.take("partials", weights.pairs * min(dim, CHUNK))
+    backoff = Backoff("channels of a sum over pixels", min(dim, CHUNK))
+    partials = backoff.attempt(lambda n: spare.take("partials", weights.pairs * n))
     k.apply_t(
         weights.lists,
         weights.entries,
@@ -276,7 +279,7 @@ def apply_t(weights: Weights, maps: Tensor, threads: int, *, deterministic: bool
         weights.pair_used,
         flat,
         partials,
-        CHUNK,
+        backoff.size,
         out,
         scratch,
         threads,

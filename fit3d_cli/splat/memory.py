@@ -8,7 +8,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from fit3d_cli.errors import EnvironmentFault
+from fit3d_cli.errors import MemoryFault
 from fit3d_cli.splat import kernel
 
 _LARGE = 4 << 20  # bytes from which page faults show
@@ -18,13 +18,13 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """An uninitialised CPU tensor, on large pages where it is large and the system has them.
 
     Raises:
-        EnvironmentFault: There is not enough memory.
+        MemoryFault: There is not enough memory.
     """
     size = math.prod(shape) * dtype.itemsize
     try:
         tensor = torch.empty(shape, dtype=dtype, device="cpu")
     except (RuntimeError, MemoryError) as error:  # torch raises the former
-        raise EnvironmentFault(
+        raise MemoryFault(
             f"one view needs {size / 2**30:.1f} GiB of memory more than there are",
             where=f"an array of {' x '.join(map(str, shape))}",
             hint="use fewer Gaussians, smaller pictures or fewer channels",
@@ -48,7 +48,7 @@ class Spare:
         """``[M, *row]`` with M >= rows, contents arbitrary; nobody else has it until ``give``.
 
         Raises:
-            EnvironmentFault: There is not enough memory.
+            MemoryFault: There is not enough memory.
         """
         kept = self._kept.pop(name, None)
         if kept is not None and kept.shape[1:] == row and rows <= len(kept) <= 4 * rows:
@@ -59,7 +59,7 @@ class Spare:
         """A float32 tensor whose memory comes back once nothing refers to it, views included.
 
         Raises:
-            EnvironmentFault: There is not enough memory.
+            MemoryFault: There is not enough memory.
         """
         size = math.prod(shape)
         if size * 4 < _LARGE:

@@ -5,14 +5,15 @@ its final name, so that a reader, a crash or a full disk meets the old file or t
 nothing between. A failed ``fsync`` is never retried: the kernel may have dropped the pages.
 """
 
-from fit3d_cli.storage.folders import require_room, temporary_folder
+from fit3d_cli.storage.aside import set_aside
+from fit3d_cli.storage.folders import require_room, scratch_folder, temporary_folder
 from fit3d_cli.storage.locking import locked
+from fit3d_cli.storage.partial import Partial, write_link
+from fit3d_cli.storage.temporaries import sweep
 from fit3d_cli.storage.writing import (
-    append_line,
     require_writable,
     sha256_bytes,
     sha256_file,
-    sweep,
     temporary_sibling,
     write_bytes,
     write_json,
@@ -20,10 +21,12 @@ from fit3d_cli.storage.writing import (
 )
 
 __all__ = [
-    "append_line",
+    "Partial",
     "locked",
     "require_room",
     "require_writable",
+    "scratch_folder",
+    "set_aside",
     "sha256_bytes",
     "sha256_file",
     "sweep",
@@ -31,5 +34,6 @@ __all__ = [
     "temporary_sibling",
     "write_bytes",
     "write_json",
+    "write_link",
     "write_text",
 ]

@@ -49,6 +49,17 @@ def failure(path: Path, error: OSError, *, need: int | None = None) -> StorageEr
     return StorageError(what, where=path, hint=hint)
 
 
+def concerns(error: OSError, temporary: Path) -> bool:
+    """Whether an error is one of writing below ``temporary``, not one of reading elsewhere.
+
+    A failing ``write`` names no file; pictures that are none raise ``OSError`` without a number.
+    """
+    name = error.filename
+    if name is None or isinstance(name, int):
+        return error.errno is not None
+    return os.fsdecode(name).startswith(str(temporary))
+
+
 def _free(path: Path) -> str:
     try:
         status = os.statvfs(path.parent)

@@ -1,4 +1,4 @@
-"""Atomic, durable writing, and what is left over when a process is killed."""
+"""Atomic, durable writing of files."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import errno
 import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
 import stat
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fit3d_cli.errors import StorageError
-from fit3d_cli.storage.faults import failure, host_name, reason
+from fit3d_cli.storage.disk import open_directory, sync_names
+from fit3d_cli.storage.faults import concerns, failure, reason
+from fit3d_cli.storage.temporaries import make_ready, new_file, temporary_name
 
 _CHUNK = 1 << 20
-_STALE_SECONDS = 24 * 3600
-# ".<name>.<host>.<pid>.<random>.f3dtmp", then the final suffix where a library looks at it.
-_TEMPORARY = re.compile(r"\..*\.(?P<host>[^.]+)\.(?P<pid>\d+)\.[0-9a-f]{8}\.f3dtmp(\.[^.]*)?")
 
 
 def write_bytes(
-    path: Path, data: bytes | Iterable[bytes | memoryview], *, overwrite: bool = True
+    path: Path,
+    data: bytes | Iterable[bytes | memoryview],
+    *,
+    overwrite: bool = True,
+    size: int | None = None,
 ) -> None:
     """Write a file atomically and durably; missing parent directories are made.
 
@@ -35,33 +34,38 @@ def write_bytes(
         data: The content, or its pieces in order. A list or tuple of pieces has its space
             reserved first, so that a full disk is met before the first byte is written.
         overwrite: False refuses to replace an existing file, without a race.
+        size: What the pieces of any other iterable come to in bytes, for the same reason.
 
     Raises:
+        ValueError: The pieces come to another ``size``.
         StorageError: The previous file, if any, is intact and the temporary file is gone. Only
             when the last step fails, forcing the directory to disk, is the new file there, whole.
     """
     pieces = [data] if isinstance(data, bytes) else data
-    size = sum(map(_length, pieces)) if isinstance(pieces, (list, tuple)) else None
+    if isinstance(pieces, (list, tuple)):
+        size = sum(map(_length, pieces))
     temporary: Path | None = None
+    fd = -1
     try:
-        _make_folder(path.parent)
-        temporary = temporary_name(path, suffix="")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o666)
-        try:
-            _keep_mode(fd, path)
-            if size:
-                _reserve(fd, size)
-            for piece in pieces:
-                _write_all(fd, piece)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        fd, temporary = new_file(path)
+        _keep_mode(fd, path)
+        if size:
+            _reserve(fd, size)
+        written = 0
+        for piece in pieces:
+            _write_all(fd, piece)
+            written += _length(piece)
+        if size not in (None, written):  # what was reserved beyond would stay as zeros
+            raise ValueError(f"{written} bytes of {size} that were announced")
+        os.fsync(fd)
         _publish(temporary, path, overwrite=overwrite)
     except OSError as error:
         raise failure(path, error, need=size) from error
     finally:
         _remove(temporary)
+        if fd >= 0:
+            with suppress(OSError):  # it is on the disk already, or the error has been told
+                os.close(fd)
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
@@ -89,16 +93,22 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
         the file is forced to disk and renamed to ``path``; on an exception it is removed.
 
     Raises:
-        StorageError: The library wrote nothing, or the file could not be published.
+        StorageError: The library could not write or wrote nothing, or the file could not be
+            published.
     """
     temporary: Path | None = None
     try:
         try:
-            _make_folder(path.parent)
+            make_ready(path.parent)
         except OSError as error:
             raise failure(path, error) from error
         temporary = temporary_name(path, suffix=path.suffix)
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            if concerns(error, temporary):
+                raise failure(path, error) from error
+            raise
         try:
             fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -111,58 +121,6 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
             raise failure(path, error) from error
     finally:
         _remove(temporary)
-
-
-def append_line(path: Path, text: str) -> None:
-    """Append one line to a log in a single write, so that lines of processes never mix.
-
-    Raises:
-        ValueError: ``text`` has a line break.
-        StorageError: The line was not written, or only in part.
-    """
-    if "\n" in text:
-        raise ValueError("a log line holds a line break")
-    line = f"{text}\n".encode("utf-8", "surrogateescape")
-    try:
-        _make_folder(path.parent)
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            if os.write(fd, line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise failure(path, error, need=len(line)) from error
-
-
-def sweep(directory: Path) -> int:
-    """Remove temporary files and folders that killed processes left in ``directory``.
-
-    Only those of this host whose process is gone, and those older than a day; folders of this
-    host never for their age, because long work fills them.
-
-    Returns:
-        How many were removed.
-    """
-    removed = 0
-    try:
-        files = list(directory.iterdir())
-    except OSError:
-        return 0
-    for file in files:
-        match = _TEMPORARY.fullmatch(file.name)
-        if match is None:
-            continue
-        # Another process may sweep or publish the same file at this moment.
-        with suppress(OSError):
-            old = time.time() - file.lstat().st_mtime > _STALE_SECONDS
-            here = match["host"] == host_name()
-            dead = here and not _alive(int(match["pid"]))
-            folder = file.is_dir() and not file.is_symlink()
-            if dead or (old and not (folder and here)):
-                shutil.rmtree(file) if folder else file.unlink()
-                removed += 1
-    return removed
 
 
 def require_writable(directory: Path) -> None:
@@ -184,12 +142,23 @@ def require_writable(directory: Path) -> None:
                 where=directory,
                 hint="choose another directory",
             )
-        probe = temporary_name(there / "probe", suffix="")
+        if _without_a_name(there):
+            return
+        probe = temporary_name(there / "probe")
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise failure(directory, error) from error
     finally:
         _remove(probe)
+
+
+def _without_a_name(directory: Path) -> bool:
+    """Try with a file that no kill can leave behind; False where the system has no such thing."""
+    try:
+        os.close(os.open(directory, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -215,31 +184,6 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # of a file; one level deeper the system says it better
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
-
-
-def temporary_name(path: Path, *, suffix: str = "") -> Path:
-    """A new name beside ``path`` that ``sweep`` recognises once this process is gone."""
-    # File names end at 255 bytes and the final one may use them all: keep 80 of it.
-    stem = os.fsencode(path.name)[:80].decode("utf-8", "ignore")
-    random = secrets.token_hex(4)
-    return path.with_name(f".{stem}.{host_name()}.{os.getpid()}.{random}.f3dtmp{suffix}")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
 def _length(piece: bytes | memoryview) -> int:
     return piece.nbytes if isinstance(piece, memoryview) else len(piece)
 
@@ -250,7 +194,10 @@ def _write_all(fd: int, piece: bytes | memoryview) -> None:
     rest = memoryview(piece).cast("B")
     while rest:
         # One write moves at most 2 GiB on Linux and may stop anywhere.
-        rest = rest[os.write(fd, rest) :]
+        count = os.write(fd, rest)
+        if not count:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rest = rest[count:]
 
 
 def _reserve(fd: int, size: int) -> None:
@@ -271,20 +218,16 @@ def _keep_mode(fd: int, path: Path) -> None:
 
 
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    if overwrite:
-        temporary.replace(path)
-    else:
-        os.link(temporary, path, follow_symlinks=False)
-        temporary.unlink()
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = open_directory(path.parent)
     try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some network and user-space filesystems have no fsync for directories.
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
+        if overwrite:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path, follow_symlinks=False)
+            temporary.unlink()
+        sync_names(folder)
     finally:
-        os.close(fd)
+        os.close(folder)
 
 
 def _remove(temporary: Path | None) -> None:

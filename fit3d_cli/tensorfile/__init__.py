@@ -21,7 +21,9 @@ from fit3d_cli.tensorfile.header import (
     MODEL_LIMITS,
     Header,
     Limits,
+    MalformedHeader,
     TensorInfo,
+    parse_header,
     strict_json,
 )
 from fit3d_cli.tensorfile.sealed import check_sealed, read_sealed, write_sealed
@@ -33,11 +35,13 @@ __all__ = [
     "Header",
     "Headers",
     "Limits",
+    "MalformedHeader",
     "TensorFile",
     "TensorInfo",
     "check_sealed",
     "encode",
     "open_tensors",
+    "parse_header",
     "read_header",
     "read_sealed",
     "read_tensors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fit3d_cli.errors import ArchiveError
+from fit3d_cli.errors import ArchiveError, MemoryFault
 from fit3d_cli.storage import write_bytes
 from fit3d_cli.tensorfile.header import (
     ARCHIVE_LIMITS,
@@ -33,6 +34,7 @@ from fit3d_cli.tensorfile.header import (
     parse_header,
 )
 
+_PIECE = 1 << 18  # numbers that are converted at a time
 _COPY_HINT = "copy the file again or make it anew"
 
 
@@ -44,19 +46,54 @@ class TensorFile:
         self.header = header
         self._fd = fd
 
-    def read(self, name: str) -> Tensor:
+    def read(
+        self,
+        name: str,
+        *,
+        dtype: torch.dtype | None = None,
+        watch: Callable[[memoryview], object] | None = None,
+    ) -> Tensor:
         """Read one tensor into memory of its own.
+
+        Args:
+            name: Which.
+            dtype: What to convert it to while it is read, so that it is never held twice; None
+                keeps what is stored.
+            watch: Called with the stored bytes, piece by piece: the ``update`` of a digest.
 
         Raises:
             ArchiveError: No such tensor, or the file cannot be read to its end.
+            MemoryFault: It does not fit into memory.
         """
         info = self.header.tensors.get(name)
         if info is None:
             raise ArchiveError(f"holds no tensor {name}", where=self.path, hint=_COPY_HINT)
-        raw = torch.empty(info.nbytes, dtype=torch.uint8)
-        buffer = raw.numpy().data
-        _read_into(self._fd, buffer, self.header.data_start + info.begin, self.path)
-        return raw.view(DTYPES[info.dtype]).reshape(info.shape)
+        stored = DTYPES[info.dtype]
+        begin = self.header.data_start + info.begin
+        count = info.nbytes // stored.itemsize
+        result = self._room(count, dtype or stored)
+        # Converted in pieces; as it is stored, in one.
+        piece = count if result.dtype == stored else min(count, _PIECE)
+        held = result if result.dtype == stored else self._room(piece, stored)
+        for start in range(0, count, max(piece, 1)):
+            part = held[: min(piece, count - start)]
+            _read_into(self._fd, bytes_of(part), begin + start * stored.itemsize, self.path)
+            if watch is not None:
+                watch(bytes_of(part))
+            if held is not result:
+                result[start : start + len(part)] = part
+        return result.reshape(info.shape)
+
+    def _room(self, count: int, dtype: torch.dtype) -> Tensor:
+        try:
+            return torch.empty(count, dtype=dtype)
+        except (RuntimeError, MemoryError) as error:  # torch has no error of its own for it
+            size = count * dtype.itemsize / 2**30
+            raise MemoryFault(
+                f"a tensor of {size:.1f} GiB does not fit into memory",
+                where=self.path,
+                hint="use a machine with more memory",
+            ) from error
 
 
 class Headers:
@@ -108,30 +145,52 @@ def encode(
     Raises:
         ValueError: A name or a dtype that the format does not allow.
     """
-    _require_little_endian()
     held = {name: _as_cpu(name, tensor) for name, tensor in tensors.items()}
-    order = sorted(held, key=lambda name: (-held[name].element_size(), name))
-    infos: dict[str, TensorInfo] = {}
-    offset = 0
-    for name in order:
-        tensor = held[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        infos[name] = TensorInfo(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), offset, end)
-        offset = end
-    pieces: list[bytes | memoryview] = [encode_header(infos, metadata)]
-    return pieces + [bytes_of(held[name]) for name in order]
+    header, infos = _laid_out(held, metadata)
+    return [header, *(bytes_of(held[name]) for name in infos)]
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor | np.ndarray[Any, Any]], metadata: Mapping[str, str]
 ) -> None:
-    """Write tensors to a file, atomically and durably.
+    """Write tensors to a file, atomically and durably, with one in memory at a time.
+
+    Args:
+        path: The file.
+        tensors: As ``encode``; one that is read when it is asked for is asked for twice.
+        metadata: String table.
 
     Raises:
         ValueError: As ``encode``.
         StorageError: The file could not be written; a previous one is intact.
     """
-    write_bytes(path, encode(tensors, metadata))
+    header, infos = _laid_out(tensors, metadata)
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        yield header
+        for name in infos:
+            yield bytes_of(_as_cpu(name, tensors[name]))
+
+    write_bytes(path, pieces(), size=len(header) + sum(info.nbytes for info in infos.values()))
+
+
+def _laid_out(
+    tensors: Mapping[str, Tensor | np.ndarray[Any, Any]], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, TensorInfo]]:
+    """The header of a file, and where each tensor lies in it, in the order of the data."""
+    _require_little_endian()
+    known = {}
+    for name in tensors:
+        tensor = _as_cpu(name, tensors[name])
+        known[name] = tensor.dtype, tuple(tensor.shape)
+    infos: dict[str, TensorInfo] = {}
+    offset = 0
+    for name in sorted(known, key=lambda name: (-known[name][0].itemsize, name)):
+        dtype, shape = known[name]
+        end = offset + math.prod(shape) * dtype.itemsize
+        infos[name] = TensorInfo(DTYPE_NAMES[dtype], shape, offset, end)
+        offset = end
+    return encode_header(infos, metadata), infos
 
 
 @contextmanager
@@ -229,8 +288,7 @@ def _parse(path: Path, fd: int, size: int, limits: Limits) -> Header:
         raise _damaged(path, f"truncated at {size} of {total} bytes")
     if size > total:
         raise _damaged(path, f"{size - total} bytes after the last tensor")
-    canonical = encode_header(infos, metadata) == bytes(prefix + raw)
-    return Header(infos, metadata, start, size, canonical)
+    return Header(infos, metadata, start, size, bytes(prefix + raw))
 
 
 def _as_cpu(name: str, tensor: Tensor | np.ndarray[Any, Any]) -> Tensor:

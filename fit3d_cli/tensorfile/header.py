@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,7 +28,12 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 64
 _JSON_DEPTH = 16
-_JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_KEYS = {"dtype", "shape", "data_offsets"}
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# More than 64 bits hold, and a zero that other parsers take for a fraction.
+_ODD_INTEGER = re.compile(rb"[0-9]{21}|-0(?![0-9.eE])")
+_ESCAPES = 16  # bytes of the largest header per escaped character, which is slow to read
+_FRACTION = 40  # characters that are enough for every float64
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Limits:
         rank: Dimensions of a tensor.
         string: Characters of one metadata value.
         dtypes: Accepted dtype names.
+        ascii: Whether the JSON must be ASCII, as ``encode`` writes it.
     """
 
     header: int
@@ -49,11 +56,17 @@ class Limits:
     rank: int
     string: int
     dtypes: frozenset[str]
+    ascii: bool = False
+
+    @property
+    def values(self) -> int:
+        """Values in the JSON: what the tensors may need, and as much again for metadata."""
+        return (self.rank + 6) * self.tensors + 4096
 
 
 ARCHIVE_LIMITS = Limits(
     header=1 << 20, tensors=256, name=r"[A-Za-z0-9_.]{1,64}", rank=4, string=1 << 18,
-    dtypes=frozenset({"F16", "BF16", "F32", "F64", "I32", "I64", "U8"}),
+    dtypes=frozenset({"F16", "BF16", "F32", "F64", "I32", "I64", "U8"}), ascii=True,
 )  # fmt: skip
 MODEL_LIMITS = Limits(
     header=16 << 20, tensors=20_000, name=r"[A-Za-z0-9_./:-]{1,256}", rank=8, string=1 << 18,
@@ -92,26 +105,35 @@ class Header:
         metadata: The string table ``__metadata__``.
         data_start: Offset of the data in the file.
         file_bytes: Size of the file.
-        canonical: Whether the header is byte for byte what ``encode`` writes.
+        spelling: The bytes before the data.
     """
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     data_start: int
     file_bytes: int
-    canonical: bool
+    spelling: bytes
+
+    @cached_property
+    def canonical(self) -> bool:
+        """Whether the header is byte for byte what ``encode`` writes."""
+        return encode_header(self.tensors, self.metadata) == self.spelling
 
 
 class MalformedHeader(Exception):
     """What is wrong with a header, without the file name."""
 
 
-def strict_json(text: str, *, floats: bool) -> Any:
-    """Parse JSON without duplicate keys, NaN, or numbers beyond 64 bits.
+def strict_json(raw: bytes, *, floats: bool, most: int) -> Any:
+    """Parse JSON without duplicate keys, NaN, endless numbers or too many values.
+
+    Depth and size are counted before anything is built: a megabyte of JSON can otherwise become
+    a hundred megabytes of objects.
 
     Args:
-        text: JSON.
+        raw: JSON in UTF-8.
         floats: Whether numbers with a fraction are allowed.
+        most: Values that it may hold.
 
     Raises:
         ValueError: Malformed; the message says how.
@@ -123,29 +145,42 @@ def strict_json(text: str, *, floats: bool) -> Any:
             raise ValueError("a key is given twice")
         return table
 
-    def integer(digits: str) -> int:
-        if len(digits) > 20:
-            raise ValueError("an integer has more than 20 digits")
-        return int(digits)
-
     def fraction(digits: str) -> float:
-        value = float(digits)
-        if not floats or not math.isfinite(value):
-            raise ValueError(f"the number {digits[:20]} is not allowed")
-        return value
+        # Not converted before it is measured: a million digits take their time.
+        if floats and len(digits) <= _FRACTION and math.isfinite(value := float(digits)):
+            return value
+        raise ValueError(f"the number {digits[:20]} is not allowed")
 
-    depth = 0
-    for bracket in re.findall(r"[\[\]{}]", _JSON_STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        if depth > _JSON_DEPTH:
-            raise ValueError(f"nested more than {_JSON_DEPTH} deep")
+    _check_structure(raw, most)
     return json.loads(
-        text,
+        raw.decode("utf-8"),
         object_pairs_hook=pairs,
-        parse_int=integer,
         parse_float=fraction,
         parse_constant=fraction,
     )
+
+
+def _check_structure(raw: bytes, most: int) -> None:
+    """Count what stands outside strings, in time and memory that are linear in the text."""
+    # With escaped backslashes and quotes gone, every other piece between quotes is a string.
+    bare = raw.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in raw else raw
+    quotes = bare.count(b'"')
+    if quotes % 2:
+        raise ValueError("a string has no end")
+    if quotes > 4 * most:
+        raise ValueError(f"more than {most} values")
+    outside = b"".join(b"".join(bare.split(b'"')[::2]).split())
+    # Deleting takes a third of the time of counting where every other character is a match.
+    if len(outside) - len(outside.translate(None, b",[{")) > most:
+        raise ValueError(f"more than {most} values")
+    depth = 0
+    for bracket in outside.translate(None, _NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > _JSON_DEPTH:
+            raise ValueError(f"nested more than {_JSON_DEPTH} deep")
+    if odd := _ODD_INTEGER.search(outside):
+        what = "has more than 20 digits" if len(odd[0]) > 2 else "is zero below zero"
+        raise ValueError(f"a number {what}")
 
 
 def parse_header(raw: bytes, limits: Limits) -> tuple[dict[str, TensorInfo], dict[str, str]]:
@@ -166,8 +201,12 @@ def parse_header(raw: bytes, limits: Limits) -> tuple[dict[str, TensorInfo], dic
     # Refused before it is parsed: ten thousand empty tensors fit into a small header.
     if (count := raw.count(b'"dtype"')) > limits.tensors:
         raise MalformedHeader(f"{count} tensors, at most {limits.tensors}")
+    if (count := raw.count(b"\\")) > limits.header // _ESCAPES:
+        raise MalformedHeader(f"{count} escaped characters")
     try:
-        table = strict_json(raw.decode("utf-8"), floats=False)
+        if limits.ascii and not raw.isascii():
+            raise ValueError("it is not ASCII")
+        table = strict_json(raw, floats=False, most=limits.values)
     except ValueError as error:
         raise MalformedHeader(str(error)) from error
     metadata = _parse_metadata(table.pop("__metadata__", {}), limits)
@@ -196,19 +235,25 @@ def _parse_metadata(metadata: Any, limits: Limits) -> dict[str, str]:
             raise MalformedHeader(f"metadata {key[:80]!r} is not a string")
         if max(len(key), len(value)) > limits.string:
             raise MalformedHeader(f"metadata {key[:80]!r} exceeds {limits.string} characters")
+        try:
+            (key + value).encode()
+        except UnicodeEncodeError as error:  # half of a character, which JSON can spell
+            raise MalformedHeader(f"metadata {key[:80]!r} is no text") from error
     return dict(metadata)
 
 
 def _parse_entry(name: str, entry: Any, limits: Limits) -> TensorInfo:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _KEYS:
         raise MalformedHeader(f"tensor {name} has other keys than dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in limits.dtypes:
         raise MalformedHeader(f"tensor {name} has dtype {str(dtype)[:20]!r}")
-    for numbers in (shape, offsets):
+    natural = isinstance(shape, list) and isinstance(offsets, list)
+    for number in shape + offsets if natural else ():
         # bool is an int to isinstance; the format knows numbers only.
-        if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
-            raise MalformedHeader(f"tensor {name} has a shape or offsets that are not natural")
+        natural &= type(number) is int and number >= 0
+    if not natural:
+        raise MalformedHeader(f"tensor {name} has a shape or offsets that are not natural")
     if len(shape) > limits.rank or any(n > 2**31 - 1 for n in shape):
         raise MalformedHeader(f"tensor {name} has shape {str(shape)[:80]}")
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:

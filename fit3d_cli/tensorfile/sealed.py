@@ -13,7 +13,6 @@ from fit3d_cli.tensorfile.files import (
     TensorFile,
     bytes_of,
     open_tensors,
-    read_tensors,
     write_tensors,
 )
 from fit3d_cli.tensorfile.header import MODEL_LIMITS
@@ -36,7 +35,10 @@ def read_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ArchiveError: Malformed, or not what was written.
     """
-    tensors, metadata = read_tensors(path, limits=MODEL_LIMITS)
+    with open_tensors(path, limits=MODEL_LIMITS) as file:
+        _require_spelling(file)
+        metadata = dict(file.header.metadata)
+        tensors = {name: file.read(name) for name in file.header.tensors}
     _require_seal(path, tensors, metadata)
     return tensors, metadata
 
@@ -51,6 +53,7 @@ def check_sealed(path: Path) -> dict[str, str]:
         ArchiveError: Malformed, or not what was written.
     """
     with open_tensors(path, limits=MODEL_LIMITS) as file:
+        _require_spelling(file)
         metadata = dict(file.header.metadata)
         _require_seal(path, _Unread(file), metadata)
     return metadata
@@ -70,6 +73,12 @@ class _Unread(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._file.header.tensors)
+
+
+def _require_spelling(file: TensorFile) -> None:
+    """A changed byte that is still white space would pass the digest."""
+    if not file.header.canonical:
+        raise ArchiveError("the header is not as it was written", where=file.path, hint="delete it")
 
 
 def _require_seal(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

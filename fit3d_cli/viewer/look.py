@@ -126,5 +126,5 @@ def facts(scene: Scene, drawn: int) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` without what Markdown or HTML would read as their own."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|#&!~$" else c for c in text if c.isprintable())
+    """``text`` without what Markdown, HTML or MDX would read as their own."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#&!~${}" else c for c in text if c.isprintable())

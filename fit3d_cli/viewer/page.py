@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fit3d_cli import viz
+from fit3d_cli.pages.html import source_hash
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.storage import require_writable, write_text
 from fit3d_cli.viewer.cameras import choose_start, view_angle, viewmat_of
@@ -34,8 +35,8 @@ _VIEWS = 400
 _LABELS = {"rgb": "colour", "pca": "PCA", "kmeans": "k-means", "depth": "depth",
            "text": "words", "similarity": "similarity"}  # fmt: skip
 _POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src {script}; style-src {style}; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
 )
 
 
@@ -173,17 +174,17 @@ def _page(session: Session, facts: Mapping[str, Any], numbers: str) -> str:
                     for label, value in rows.items())  # fmt: skip
     # "<" cannot stand in JSON inside a page: a view called </script> would end it.
     data = json.dumps(facts, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    css, script = ((_HERE / file).read_text("utf-8") for file in ("page.css", "page.js"))
+    css, script = (f"\n{(_HERE / file).read_text('utf-8')}" for file in ("page.css", "page.js"))
+    policy = _POLICY.format(script=source_hash(script), style=source_hash(css))
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name} - fit3d</title>
 <link rel="icon" href="data:,">
-<style>
-{css}</style>
+<style>{css}</style>
 </head>
 <body>
 <canvas id="view" aria-label="the scene; drag to turn, right-drag to shift, wheel to approach"></canvas>
@@ -200,8 +201,7 @@ def _page(session: Session, facts: Mapping[str, Any], numbers: str) -> str:
 </main>
 <script type="application/json" id="facts">{data}</script>
 <script type="application/octet-stream" id="numbers">{numbers}</script>
-<script>
-{script}</script>
+<script>{script}</script>
 </body>
 </html>
 """  # noqa: E501

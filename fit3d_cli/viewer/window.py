@@ -267,7 +267,10 @@ class Window:
             if self._text is not None and self._text.value != look.text:
                 self._text.value = look.text
             self._found.content = found
-            self._command.content = f"```\n{look.command(self._archive, self._extra)}\n```"
+            # On one line nothing ends the block but its last line.
+            line = look.command(self._archive, self._extra)
+            shown = "".join(c if c.isprintable() else "?" for c in line)
+            self._command.content = f"```\n{shown}\n```"
         finally:
             self._quiet = False
 

@@ -9,7 +9,6 @@ from fit3d_cli.backbones.cache import (
     TokenCache,
     TokenItem,
     Tokens,
-    all_tokens,
     image_digest,
     tokens_for,
 )
@@ -114,12 +113,6 @@ def test_get_computes_once(tmp_path: Path) -> None:
     assert cache.get(Mean8(), "x", (16, 8), lambda: made) is made
     again = cache.get(Mean8(), "x", (16, 8), lambda: pytest.fail("computed twice"))
     assert torch.equal(again.patches, made.patches)
-
-
-def test_filling_without_keeping_returns_nothing_but_stores(tmp_path: Path) -> None:
-    cache = TokenCache(tmp_path)
-    assert all_tokens(Mean8(), [item(0)], cache=cache, keep=False) == []
-    assert cache.read(cache.key(Mean8(), "picture 0", (32, 16))) is not None
 
 
 def test_tokens_beyond_half_precision_are_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_names_are_the_specs_own() -> None:
         ("dinov2-smal", "dinov2-small"),
         ("vit_tiny_patch16_22", "vit_tiny_patch16_224"),
         ("vit_tiny_patch16_224.nothing", "did you mean"),
-        ("qqqqqqqq", "choose one of"),
+        ("qqqqqqqq", "choose a preset"),
         ("no/such/model", "no such model directory"),
         ("resnet18", "not a plain vision transformer"),
         ("swin_tiny_patch4_window7_224", "not a plain vision transformer"),

@@ -89,7 +89,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "rgbd", lambda r: (r / "frame-000010.color.jpg").write_text("hello"),
         "frame-000010.color.jpg", "not a JPEG"),
     "rgbd: depth of other aspect": (
-        "rgbd", lambda r: _picture(r / "frame-000010.depth.png", 32, 48),
+        "rgbd", lambda r: Image.new("I;16", (32, 48)).save(r / "frame-000010.depth.png"),
         "frame-000010.depth.png", "32x48"),
     "rgbd: depth in 8 bit": (
         "rgbd", lambda r: Image.new("L", (48, 32)).save(r / "frame-000010.depth.png"),

@@ -10,8 +10,9 @@ from fit3d_cli.commands import demo
 
 TOY = (
     "lift.geometry.width=96", "lift.backbone.width=96", "lift.geometry.iterations=15",
-    "lift.geometry.init_gaussians=400", "render.width=48", "render.frames=2", "finetune.epochs=1",
-    "probe.steps=10", "probe.backbone.width=96", "compare.backbone.width=96", "compare.images=1",
+    "lift.geometry.init_gaussians=400", "lift.isolate=never", "render.width=48",
+    "render.frames=2", "finetune.epochs=1", "probe.steps=10", "probe.backbone.width=96",
+    "compare.backbone.width=96", "compare.images=1",
 )  # fmt: skip
 
 

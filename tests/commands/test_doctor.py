@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fit3d_cli import device
 from fit3d_cli.commands import doctor
 
 
@@ -60,11 +61,11 @@ def test_driver_torch_and_compiler_are_held_against_each_other(
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = doctor.free_memory()
+    free = device.available_memory()
     assert free is None or free > 1 << 20
-    monkeypatch.setattr(doctor, "free_memory", lambda: 1 << 30)
+    monkeypatch.setattr(device, "available_memory", lambda: 1 << 30)
     assert doctor._memory().state == "note" and "quick" in doctor._memory().remedy
-    monkeypatch.setattr(doctor, "free_memory", lambda: None)
+    monkeypatch.setattr(device, "available_memory", lambda: None)
     assert doctor._memory().state == "note"
 
 

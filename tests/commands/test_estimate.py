@@ -76,7 +76,7 @@ def test_the_machine_is_timed_quickly_and_left_as_it_was() -> None:
 
 
 def test_need_is_shown_against_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fit3d_cli.commands.doctor.free_memory", lambda: 2_000_000_000)
+    monkeypatch.setattr("fit3d_cli.device.available_memory", lambda: 2_000_000_000)
     told = Estimate(80.0, 3_100_000_000, 96_000_000, 88_000_000).told(Path())
     assert told["time"] == "about 1:20" and told["download"] == "about 88 MB"
     assert told["memory"] == "about 3.1 GB of 2.0 GB free: NOT ENOUGH"
@@ -142,7 +142,7 @@ def test_finetune(
     archive.touch()
     source = {"backbone": "room-tiny", "weights_sha256": "0", "patch_size": 8, "width": 128,
               "height": 96}  # fmt: skip
-    told = {"source": source, "views": 10, "heldout_views": 1}
+    told = {"source": source, "views": 10, "heldout_views": 1, "feature_dim": 64}
     monkeypatch.setattr("fit3d_cli.archive.describe", lambda path: told)
     argv = ["finetune", str(archive), "--workspace", str(tmp_path / "w")]
     once = dry(capsys, *argv)

@@ -45,7 +45,8 @@ def lifted(name: str, error: str | None = None, skipped: bool = False) -> types.
         name=name, path=None if error else Path(f"out/scenes/{name}.f3d"), gaussians=12,
         psnr_heldout=21.5, feature_cosine_heldout=float("nan"), seconds=1.25, error=error,
         skipped=skipped, metrics={"feature_l1_heldout": 0.5}, exit_code=2 if error else 0,
-        notes=() if error else ("7 of 9 photos got a pose",), source={"photos": 9},
+        notes=() if error else ("7 of 9 photos got a pose",), source={"photos": 9}, attempts=1,
+        log=None,
     )  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_lift_json_is_pure(lift: Stage, tmp_path: Path, capsys: pytest.CaptureFi
         "name": "a", "path": "out/scenes/a.f3d", "gaussians": 12, "psnr_heldout": 21.5,
         "feature_cosine_heldout": None, "seconds": 1.25, "skipped": False, "error": None,
         "metrics": {"feature_l1_heldout": 0.5},
-        "notes": ["7 of 9 photos got a pose"], "source": {"photos": 9},
+        "notes": ["7 of 9 photos got a pose"], "source": {"photos": 9}, "attempts": 1, "log": None,
     }  # fmt: skip
 
 

@@ -310,7 +310,9 @@ def test_absent_data_names_layout_source_and_licence_in_one_line(
     with pytest.raises(DatasetError) as caught:
         load_dataset(task, name, root)
     spec = DATASETS.get(name)
-    line = str(caught.value)
-    assert "\n" not in line
-    for part in (str(root), spec.layouts[task], spec.source, spec.licence, "--data"):
-        assert part in line
+    error = caught.value
+    line = str(error)
+    assert "\n" not in line and error.hint in line
+    assert (error.where, spec.layouts[task] in error.what) == (str(root), True)
+    for part in (spec.source, spec.licence, "--data"):
+        assert part in error.hint

@@ -57,6 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, backbone_dir: Path) -> Path:
         "geometry": {"width": 48, "iterations": 20, "init_gaussians": 250, "densify": False},
         "features": {"dim": 5},
         "heldout": 0.2,
+        "isolate": "never",
     })  # fmt: skip
     lift_captures(
         [root / "captures"], settings, workspace=root / "out", device="cpu", seed=0,

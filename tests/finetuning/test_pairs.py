@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fit3d_cli.finetuning import pairs as pairing
 from fit3d_cli.finetuning.batch import Pairs
-from fit3d_cli.finetuning.pairs import FEWEST, draw_pairs, find_partners, pair_views
+from fit3d_cli.finetuning.pairs import FEWEST, draw_pairs, find_partners
 from fit3d_cli.finetuning.targets import DepthView, SceneTargets
 from fit3d_cli.geometry.cameras import Cameras, stack_cameras
 from fit3d_cli.geometry.correspond import DepthMaps, overlap, rotation_angle, transfer
@@ -163,7 +163,16 @@ def test_unknown_depth_never_gives_a_point(views: list[DepthView]) -> None:
     assert pairs.points.isfinite().all() and np.isfinite(pairs.extent)
 
 
-def test_partners_see_enough_of_each_other(views: list[DepthView]) -> None:
+def pair_views(views: list[DepthView], settings: PairSettings) -> list[list[int]]:
+    """For each view the others."""
+    cameras = stack_cameras([view.camera for view in views])
+    good = pairing.pair_views([view.depth for view in views], cameras, settings)
+    return [row.nonzero()[:, 0].tolist() for row in good]
+
+
+def test_partners_see_enough_of_each_other(
+    views: list[DepthView], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = PairSettings(min_overlap=0.3, max_angle=75)
     found = pair_views(views, settings)
     for a, first in enumerate(views):
@@ -187,7 +196,10 @@ def test_partners_see_enough_of_each_other(views: list[DepthView]) -> None:
     narrow = pair_views(views, PairSettings(min_overlap=0.01, max_angle=40))
     wide = pair_views(views, PairSettings(min_overlap=0.01, max_angle=180))
     assert sum(map(len, narrow)) < sum(map(len, wide))
-    assert pair_views([], settings) == [] and pair_views(views[:1], settings) == [[]]
+    assert pair_views(views[:1], settings) == [[]]
+    for together in (1, 3):
+        monkeypatch.setattr(pairing, "_TOGETHER", together)
+        assert pair_views(views, settings) == found
 
 
 def test_a_detail_and_the_whole_are_no_partners(views: list[DepthView]) -> None:
@@ -225,7 +237,7 @@ def test_partners_of_a_scene_are_training_photos_and_kept(
     among = pair_views([views[i] for i in train], SETTINGS)
     assert len(partners) == len(views) + 2  # photos, then rendered views
     for row, index in enumerate(train):
-        assert partners[index] == tuple(train[column] for column in among[row])
+        assert partners[index].tolist() == [train[column] for column in among[row]]
     assert any(partners) and not any(partners[i] for i in (2, 4, 5, 6))
     assert events[-1].done == events[-1].total == len(train)
 

@@ -157,7 +157,9 @@ def test_two_runs_at_once_are_refused(own: Path, tune: Tune) -> None:
         tune(own, on_event=again)
 
 
-def test_a_checkpoint_of_other_parameters_is_left_alone(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_parameters_is_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Of another version of timm, say: the state stays as it was, to the last moment."""
 
     def state(*sizes: int) -> State:
@@ -172,9 +174,17 @@ def test_a_checkpoint_of_other_parameters_is_left_alone(tmp_path: Path) -> None:
     written.history.append([0.5])
     save(tmp_path, written)
     other, same = state(2, 4), state(2, 3)
-    restore(tmp_path, other, [])
+    restore(tmp_path, other, [], aside=False)
     assert not other.history and not other.optimizer.state
     assert all(bool((p == 1).all()) for p in other.parameters.values())
+    assert not caplog.records
     restore(tmp_path, same, [])
-    assert same.history == [[0.5]]
+    assert same.history == [[0.5]] and not caplog.records
+    restore(tmp_path, other, [])
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.endswith(
+        "step-00000001.safetensors: a checkpoint of other parameters - set aside; "
+        "the training starts again"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.safetensors.damaged"]
     assert torch.equal(same.parameters["1"], written.parameters["1"])

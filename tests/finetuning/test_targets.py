@@ -13,7 +13,7 @@ from torch import Tensor
 from fit3d_cli.archive import read_archive
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
-from fit3d_cli.errors import ArchiveError, CaptureError, SettingsError, StorageError
+from fit3d_cli.errors import ArchiveError, CaptureError, SettingsError
 from fit3d_cli.finetuning.targets import (
     Sample,
     SceneTargets,
@@ -23,7 +23,6 @@ from fit3d_cli.finetuning.targets import (
     load_sample,
     prepare_targets,
 )
-from fit3d_cli.finetuning.targets.scratch import Scratch
 from fit3d_cli.images import read_image, save_png
 from fit3d_cli.progress import OnEvent, Progress, ignore
 from fit3d_cli.settings import FinetuneSettings
@@ -267,27 +266,3 @@ def test_contradictions_are_found_before_anything_is_written(own: Path, base: Ba
     with pytest.raises(SettingsError, match="finer grid"):
         prepare(own, base, targets={"upsample": 2})
     assert not (own / "cache" / "targets").exists()
-
-
-def test_scratch_arrays_are_zero_separate_and_leave_nothing(tmp_path: Path) -> None:
-    with Scratch(tmp_path / "deep") as scratch:
-        first = scratch.zeros(3, 5, dtype=torch.float16)
-        second = scratch.copy(torch.arange(7, dtype=torch.int32))
-        empty = scratch.zeros(0, 4, dtype=torch.float32)
-        assert not first.any() and first.shape == (3, 5) and empty.shape == (0, 4)
-        first += 1
-        assert second.tolist() == list(range(7))
-        assert not list((tmp_path / "deep").iterdir()), "the file has a name"
-    assert second.tolist() == list(range(7)) and bool((first == 1).all())
-
-
-def test_a_full_disk_is_told_when_the_array_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with Scratch(tmp_path) as scratch:
-        monkeypatch.setattr("os.posix_fallocate", full)
-        with pytest.raises(StorageError, match="No space left"):
-            scratch.zeros(4, dtype=torch.float32)

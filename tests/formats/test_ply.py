@@ -192,7 +192,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "endless number": (WORDS.rsplit(b" ", 1)[0] + b" " + b"1" * 1000, "more than 64"),
     "point cloud": (
         plain(["x", "y", "z", "red"], rows(2, 4)),
-        "a point cloud, not Gaussians: its vertices lack f_dc_0, f_dc_1, f_dc_2, opacity, scale_0",
+        "a point cloud, not Gaussians: its vertices lack f_dc_0, f_dc_1, f_dc_2, opacity and 7",
     ),
     "flat Gaussians": (plain([n for n in NEEDED if n != "scale_2"], rows(2, 13)), "lack scale_2"),
     "no vertices": (header(BINARY, "element face 0"), "no vertices"),

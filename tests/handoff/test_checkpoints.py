@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fit3d_cli.backbones.load import load_backbone
 from fit3d_cli.backbones.model import Backbone
-from fit3d_cli.errors import WeightsError
+from fit3d_cli.errors import EnvironmentFault, WeightsError
 from fit3d_cli.handoff import foreign
 from fit3d_cli.handoff.checkpoints import convert_checkpoint, guess_backbone, shapes_of
 from fit3d_cli.handoff.foreign import read_checkpoint, unwrapped
@@ -223,6 +223,17 @@ def test_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path(target).exists()
     with pytest.raises(WeightsError, match="no such file"):
         read_checkpoint(tmp_path / "c.pth")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_an_old_torch_opens_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"x": torch.zeros(3)}, tmp_path / "a.pth")
+    for old in ("2.9.1", "2.4.0+cpu", "1.13.1", "unknown"):
+        monkeypatch.setattr(torch, "__version__", old)
+        with pytest.raises(EnvironmentFault, match=r"torch: .*2\.10 is needed"):
+            read_checkpoint(tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "__version__", "2.10.0")
+    assert read_checkpoint(tmp_path / "a.pth").keys() == {"x"}
 
 
 @pytest.mark.usefixtures("in_process")

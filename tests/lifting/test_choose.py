@@ -20,6 +20,7 @@ from fit3d_cli.lifting.solving import decide
 from fit3d_cli.lifting.stacked import Preconditioner
 from fit3d_cli.progress import ignore
 from fit3d_cli.settings import FeatureSettings
+from fit3d_cli.tensorfile.overflow import Overflow
 
 Make = Callable[..., Any]
 GRID = (4, 5)
@@ -34,10 +35,9 @@ def test_one_run_serves_every_pull(make_problem: Make, kind: Preconditioner, ste
     fit = torch.ones(a.tokens, 1)
     fit[40:60] = 0
     start = weighted_average(a, codes, fit)
-    rendered = a.apply(start)
     inverse = inverse_diagonal(a, kind, fit)
     rows = torch.arange(30, 60)
-    space = _Space(Search(a, codes - rendered, inverse, fit, 0.0), rendered[rows], rows)
+    space = _Space(Search(a, codes, start, inverse, fit, 0.0, watched=rows), Overflow())
     for _ in range(steps):
         space.grow()
     for damping in (0.003, 0.1, 1.0):
@@ -55,9 +55,9 @@ def test_a_space_that_is_exhausted_stays_finite(make_problem: Make) -> None:
     problem = make_problem()
     a, codes = problem.a, problem.codes
     ones, start = torch.ones(a.tokens, 1), weighted_average(problem.a, problem.codes)
-    rendered, inverse = a.apply(start), inverse_diagonal(problem.a, "column", ones)
+    inverse = inverse_diagonal(problem.a, "column", ones)
     everything = torch.arange(a.tokens)
-    space = _Space(Search(a, codes - rendered, inverse, ones, 0.0), rendered, everything)
+    space = _Space(Search(a, codes, start, inverse, ones, 0.0, watched=everything), Overflow())
     for _ in range(30):
         space.grow()
     x = conjugate_gradients(a, codes, start.clone(), iterations=30, damping=0.1)

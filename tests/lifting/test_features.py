@@ -361,10 +361,12 @@ def test_paper_schedule_computes_kept_weights_once(
 
     def run(memory: int) -> tuple[Tensor, int]:
         calls.clear()
-        settings = features(paper_iterations=14, paper_lr=1e-2, memory=memory)
-        lifted = lift_by_adam(gaussians, cameras, tokens, TRAIN, settings, 0, ignore, "")
+        settings = features(paper_iterations=14, paper_lr=1e-2)
+        lifted = lift_by_adam(
+            gaussians, cameras, tokens, TRAIN, settings, 0, ignore, "", budget=memory
+        )
         return lifted.features, len(calls)
 
-    (anew, each), (kept, once) = run(0), run(64)
+    (anew, each), (kept, once) = run(0), run(64 << 20)
     assert (each, once) == (14, 6)
     assert torch.equal(anew, kept)

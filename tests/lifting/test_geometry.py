@@ -159,7 +159,7 @@ def test_damaged_checkpoints_are_ignored(
     else:
         write_sealed(path, {"other": torch.zeros(3)}, {"step": "2"})
     assert_same(fit(frames, start).run(ignore, "", path), uninterrupted)
-    assert read_sealed(path)[1] == {"step": str(STEPS)}
+    assert read_sealed(path)[1]["step"] == str(STEPS)
 
 
 def test_budget_is_respected_at_every_step(frames: Frames, start: Gaussians) -> None:

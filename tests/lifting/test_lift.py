@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
+from fit3d_cli import storage
 from fit3d_cli.archive import describe, read_archive, verify_archive
 from fit3d_cli.errors import CaptureError, Fit3dError, SettingsError
 from fit3d_cli.images import read_image, save_png
+from fit3d_cli.lifting import lifter, making
+from fit3d_cli.lifting.features import Lifted, solve_features
 from fit3d_cli.lifting.geometry import GeometryFit
 from fit3d_cli.lifting.lift import LiftResult, lift_captures
+from fit3d_cli.lifting.making import Job, prepare
 from fit3d_cli.progress import Progress, ignore
 from fit3d_cli.scene import Scene
 from fit3d_cli.settings import LiftSettings
@@ -154,22 +160,84 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
 
 def test_one_bad_capture_does_not_stop_the_other(
-    lifted: LiftResult, copied_room: Path, tiny: Tiny, workspace: Path
-) -> None:
+    lifted: LiftResult, copied_room: Path, tiny: Tiny, workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     bad = Path(shutil.copytree(copied_room, copied_room.parent / "broken"))
+    shutil.copytree(copied_room, copied_room.parent / "odd")
     (bad / "frame-000003.color.png").write_bytes(b"no picture")
-    settings = tiny()
+
+    def odd(job: Job) -> GeometryFit:
+        if job.capture.name == "odd":
+            raise ZeroDivisionError("nobody expects this")
+        return prepare(job)
+
+    monkeypatch.setattr(lifter, "prepare", odd)
+    # In this process: what a process of its own adds is in test_isolation.py.
+    settings = tiny().model_copy(update={"isolate": "never"})
     results = lift_captures([copied_room.parent], settings, workspace=workspace, device="cpu",
                             seed=0, on_event=ignore)  # fmt: skip
-    broken, good = results
+    broken, unexpected, good = results
     assert (broken.name, broken.path, broken.exit_code) == ("broken", None, 2)
     assert broken.error is not None and "frame-000003.color.png" in broken.error
     assert "\n" not in broken.error
+    assert (unexpected.name, unexpected.exit_code) == ("odd", 4)
+    assert unexpected.error is not None and "nobody expects this" in unexpected.error
     assert archive_bytes(good) == archive_bytes(lifted)
     assert Workspace(workspace).scene_paths() == [good.path]
     # Alone, the same is an exception.
     with pytest.raises(Fit3dError, match=r"frame-000003\.color\.png"):
         lift_captures([bad], settings, workspace=workspace, device="cpu", seed=0, on_event=ignore)
+
+
+def test_a_scene_that_another_process_makes_is_waited_for(
+    lifted: LiftResult, used: Path, room: Path, tiny: Tiny, lift: Lift, workspace: Path
+) -> None:
+    path, made = workspace / "scenes" / "room.f3d", archive_bytes(lifted)
+    notes: list[str] = []
+    with ExitStack() as other:
+        other.enter_context(storage.locked(path))
+
+        def watch(event: Progress) -> None:
+            if event.stage == "room: waiting" and not notes:
+                notes.append(event.note)
+                path.write_bytes(made)
+                other.close()
+
+        (result,) = lift_captures([room], tiny(), workspace=workspace, device="cpu", seed=0,
+                                  on_event=watch)  # fmt: skip
+    assert notes == [f"being written by pid {os.getpid()} on {storage.faults.host_name()}"]
+    assert result.skipped and archive_bytes(result) == made
+    assert not path.with_name("room.f3d.lock").exists()
+
+
+def test_a_fit_that_diverges_is_an_error_and_no_checkpoint(
+    room: Path, tiny: Tiny, lift: Lift, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = GeometryFit._advance
+
+    def diverge(self: GeometryFit) -> float:
+        loss = advance(self)
+        return float("nan") if self.step == 7 else loss
+
+    monkeypatch.setattr(GeometryFit, "_advance", diverge)
+    with pytest.raises(CaptureError, match=r"room: geometry: .* loss is nan at step 7 of 40"):
+        lift(room, tiny(checkpoint_every=7), workspace)
+    assert not list((workspace / "cache").rglob("*.safetensors"))
+    assert not (workspace / "scenes" / "room.f3d").exists()
+
+
+def test_features_that_are_no_numbers_are_refused(
+    room: Path, tiny: Tiny, lift: Lift, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def solve(*args: object, **options: object) -> Lifted:
+        solved = solve_features(*args, **options)  # type: ignore[arg-type]
+        solved.features[3, 1] = float("inf")
+        return solved
+
+    monkeypatch.setattr(making, "solve_features", solve)
+    with pytest.raises(CaptureError, match="room: features: the solved features are not finite"):
+        lift(room, tiny(iterations=3), workspace)
 
 
 def test_captures_of_one_name_are_refused(

@@ -116,7 +116,7 @@ def test_a_mapped_block_goes_when_it_is_dropped(
 def test_a_full_disk_is_an_error_with_a_remedy(
     problem: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StorageError, match=r"no room for blending weights.*lift\.features\.mem"):
+    with pytest.raises(StorageError, match=r"no room for blending weights.*lift\.memory"):
         filled(problem, 0, tmp_path / "nowhere")
     if not Path("/dev/full").exists():
         return

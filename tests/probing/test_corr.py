@@ -377,7 +377,7 @@ def test_depth_comes_from_the_scene_where_the_capture_has_none(home: Path) -> No
         posed = open_posed(question(home, dataset))
         assert posed.name == "blind" and len(posed) == VIEWS
         assert "rendered" in posed.notes[0] and "held out" in posed.notes[-1]
-        known = torch.stack(posed.depths) > 0
+        known = torch.stack(list(posed.depths)) > 0
         assert float(known.double().mean()) > 0.05
     measured = open_posed(question(home, str(home / "hall")))
     assert measured.depths[0].shape == (240, 320)

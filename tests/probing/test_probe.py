@@ -295,11 +295,14 @@ def test_stores_beyond_the_memory_budget_read_from_the_cache(tmp_path: Path) -> 
     items = [TokenItem(s.name, (SIZE, SIZE), partial(grey, n)) for n, s in enumerate(dataset.train)]
     cache = TokenCache(tmp_path / "cache")
     model = Colours((0, 1))
-    full = TokenStore(model, items, cache=cache, batch=4, device="cpu")
+    full = TokenStore(model, items, cache=cache, batch=4, device="cpu", memory=1 << 20)
     lean = TokenStore(model, items, cache=cache, batch=4, device="cpu", memory=0)
-    assert lean._held == [None] * 8
+    aside = TokenStore(model, items, cache=None, batch=4, device="cpu", memory=0, folder=tmp_path)
+    assert len(full._held) == 8 and not lean._held
     for index in range(8):
         assert torch.equal(lean[index].patches, full[index].patches)
+        assert torch.equal(aside[index].patches, full[index].patches)
+        assert torch.equal(aside[index].cls, full[index].cls)
     stores = {"base": full, "tuned": lean}
     both = Features("concat", stores, with_cls=True)
     assert both.grid(3).shape == (8, 8, 6)

@@ -11,6 +11,9 @@ from pathlib import Path
 # In the order of the table.
 MODULES = (
     "kills",
+    "signals",
+    "checkpoints",
+    "ranks",
     "syscalls",
     "powerloss",
     "archives",

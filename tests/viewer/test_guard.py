@@ -22,7 +22,8 @@ from fit3d_cli.viewer.serve import Running, running, serve
 from fit3d_cli.viewer.session import Session
 from fit3d_cli.workspace import Workspace
 
-pytest.importorskip("viser")
+viser = pytest.importorskip("viser")
+PROTOCOL = f"viser-v{viser.__version__}"
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -73,12 +74,14 @@ def ask(port: int, path: str = "/", *headers: str) -> tuple[int, str]:
     return int(head.split()[1]), head
 
 
-def upgrade(port: int, origin: str | None, host: str | None = None) -> int:
+def upgrade(
+    port: int, origin: str | None, host: str | None = None, protocol: str = PROTOCOL
+) -> int:
     key = base64.b64encode(os.urandom(16)).decode()
     headers = [
         f"Host: {host or f'127.0.0.1:{port}'}", "Upgrade: websocket", "Connection: Upgrade",
         f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Protocol: viser-v1.1.1",
+        f"Sec-WebSocket-Protocol: {protocol}",
     ]  # fmt: skip
     headers += [] if origin is None else [f"Origin: {origin}"]
     return ask(port, "/", *headers)[0]
@@ -96,6 +99,16 @@ def test_requests(view: Running) -> None:
     paths = ["/../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%5c..%5cx", "/etc/passwd"]
     for path in [*paths, "//etc/passwd", "/index.html/../../x"]:
         assert ask(view.port, path, own)[0] == 404, path
+    for path in [
+        "/.git/config",
+        "/a/../index.html",
+        "/a\\b",
+        "/a%00",
+        "/" + "a" * 300,
+        "/%69ndex.html",
+    ]:
+        assert ask(view.port, path, own)[0] == 404, path
+    assert ask(view.port, "/index.html?a=b", own)[0] == 200
 
 
 def test_websockets(view: Running) -> None:
@@ -103,6 +116,8 @@ def test_websockets(view: Running) -> None:
     assert upgrade(view.port, f"http://localhost:{view.port}", f"localhost:{view.port}") == 101
     assert upgrade(view.port, "http://evil.example") == 403
     assert upgrade(view.port, "null") == 403
+    # viser would print what such a page calls itself.
+    assert upgrade(view.port, f"http://127.0.0.1:{view.port}", protocol="viser-v0") == 403
     assert upgrade(view.port, None, "evil.example") == 403
     assert (
         upgrade(view.port, f"http://evil.example:{view.port}", f"evil.example:{view.port}") == 403
@@ -121,8 +136,8 @@ def test_this_machine_only(view: Running) -> None:
 
 def test_no_tunnel(view: Running) -> None:
     names = {message.__name__ for message in view.server._websock_server._incoming_handlers}
-    assert not any("Share" in name for name in names)
-    assert names  # the others are still there
+    assert not any("Share" in name or "File" in name or "Form" in name for name in names)
+    assert "GuiUpdateMessage" in names  # the others are still there
 
 
 def test_taken_port() -> None:

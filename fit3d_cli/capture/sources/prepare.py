@@ -44,7 +44,7 @@ def prepare_source(
         CaptureError: The source is damaged or too poor.
         ImageError: A picture of it cannot be read.
         EnvironmentFault: Something that it needs is not installed.
-        StorageError: No space, or another process is making it.
+        StorageError: No space.
     """
     source = SOURCES.get(kind)
     files = _files(source, path)
@@ -55,7 +55,12 @@ def prepare_source(
         on_event(Progress(stage, 1, 1, f"kept {folder}"))
         return False
     on_event(Progress(stage, 1, 1, f"becomes {folder}"))
-    with _leaving_no_empty_folders(folder), storage.locked(folder):
+
+    def waiting(holder: str) -> None:
+        on_event(Progress(f"{folder.name}: waiting", 0, 0, f"being made by {holder}"))
+
+    alone = storage.locked(folder, blocking=True, on_wait=waiting)
+    with _leaving_no_empty_folders(folder), alone:
         if _finished(folder, digest):  # by another process, meanwhile
             return False
         if folder.exists() and not (folder / FACTS).is_file():

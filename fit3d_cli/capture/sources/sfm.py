@@ -130,6 +130,7 @@ def find_poses(
         EnvironmentFault: pycolmap is not installed, crashed or ran out of memory.
     """
     require_pycolmap(images)
+    images, model = images.absolute(), model.absolute()
     with tempfile.TemporaryDirectory(prefix="fit3d-sfm-", dir=model.parent) as scratch:
         database, listed = Path(scratch) / "database.db", Path(scratch) / "pairs.txt"
         listed.write_text("".join(f"{a} {b}\n" for a, b in pairs), "utf-8")
@@ -164,8 +165,10 @@ def _ask(
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
-        )
+            # Python 3.10 does not know PYTHONSAFEPATH: it would import from where the user is.
+            WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
+            cwd=database.parent,
+        )  # fmt: skip
         try:
             assert process.stdin is not None and process.stdout is not None
             with suppress(BrokenPipeError):  # it died at once: its exit code and last words follow

@@ -11,6 +11,7 @@ from fit3d_cli.geometry.cameras import Cameras
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import Scene
 from fit3d_cli.splat.weights import TokenWeights, view_token_weights
+from fit3d_cli.tensorfile.overflow import Kept, KeptTable, Overflow
 
 
 def camera_weights(scene: Scene, camera: Cameras, grid: tuple[int, int]) -> TokenWeights:
@@ -42,7 +43,11 @@ def archive_maps(
         ``v<i>`` and ``n<i>`` ``[h, w, d + 1]`` float16, ``dec.weight``, ``dec.bias``.
     """
     total = len(targets.views) + (0 if novel is None else len(novel))
-    maps: dict[str, Tensor] = {"dec.weight": scene.decoder.weight, "dec.bias": scene.decoder.bias}
+    overflow = Overflow(targets.folder)
+    maps: dict[str, Tensor | Kept] = {
+        "dec.weight": scene.decoder.weight,
+        "dec.bias": scene.decoder.bias,
+    }
     done = 0
     for letter, cameras in (("v", targets.cameras), ("n", novel)):
         for index in range(0 if cameras is None else len(cameras)):
@@ -50,7 +55,7 @@ def archive_maps(
             assert cameras is not None
             weights = camera_weights(scene, cameras[index], targets.source.grid)
             rendered = [weights.apply(scene.features), weights.row_sums[..., None]]
-            maps[f"{letter}{index}"] = torch.cat(rendered, dim=-1).half().cpu()
+            maps[f"{letter}{index}"] = overflow.keep(torch.cat(rendered, dim=-1).half().cpu())
             done += 1
     on_event(Progress(f"{targets.name}: targets", total, total))
-    return maps, {}
+    return KeptTable(maps), {}

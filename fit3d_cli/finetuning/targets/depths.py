@@ -18,6 +18,7 @@ from fit3d_cli.geometry.cameras import Cameras
 from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import Scene
 from fit3d_cli.splat.rasterize import rasterize
+from fit3d_cli.tensorfile.overflow import KeptTable, Overflow
 
 _HIT = 0.5  # alpha below which a pixel shows nothing in particular
 # Relative deviation of depth along a ray above which the mean lies between surfaces. On a room with
@@ -57,16 +58,16 @@ def depth_maps(targets: SceneTargets, scene: Scene, depth: str, on_event: OnEven
         ``d<i>`` ``[h, w]`` float32 in world units, 0 = unknown or masked.
     """
     width, height = targets.source.width // 2, targets.source.height // 2
-    maps: dict[str, Tensor] = {}
+    overflow, maps = Overflow(targets.folder), {}
     for index, view in enumerate(targets.views):
         on_event(Progress(f"{targets.name}: depths", index, len(targets.views)))
         measured = depth != "rendered" and view.depth_path is not None
         known, mask = _photo(view, width, height, measured=measured)
         if not measured:
             known = rendered_depth(scene, targets.cameras[index].resized(width, height))
-        maps[f"d{index}"] = known * mask
+        maps[f"d{index}"] = overflow.keep(known * mask)
     on_event(Progress(f"{targets.name}: depths", len(targets.views), len(targets.views)))
-    return maps, {}
+    return KeptTable(maps), {}
 
 
 def rendered_depth(scene: Scene, camera: Cameras) -> Tensor:

@@ -22,7 +22,6 @@ from fit3d_cli.finetuning.targets.archive_maps import camera_weights
 from fit3d_cli.finetuning.targets.cache import Made, ensure
 from fit3d_cli.finetuning.targets.find import SceneTargets
 from fit3d_cli.finetuning.targets.novel import novel_cameras
-from fit3d_cli.finetuning.targets.scratch import Scratch
 from fit3d_cli.finetuning.targets.teacher import teacher_tokens
 from fit3d_cli.geometry.cameras import Cameras, stack_cameras
 from fit3d_cli.progress import OnEvent, Progress
@@ -30,6 +29,7 @@ from fit3d_cli.scene import Scene
 from fit3d_cli.settings import FinetuneSettings
 from fit3d_cli.splat.weights import TokenWeights
 from fit3d_cli.tensorfile import MODEL_LIMITS, open_tensors
+from fit3d_cli.tensorfile.overflow import Kept, KeptTable, Overflow
 
 _CHANNELS = 64  # averaged at a time: N x 64 numbers are in memory
 _UNSEEN = 1e-6  # summed weight below which no token tells what a Gaussian is
@@ -107,12 +107,10 @@ def relift_one(
 
     def make() -> Made:
         scene = read_archive(targets.archive, features=False, sh=False).to(device)
-        with (
-            Scratch(targets.folder) as scratch,
-            _token_weights(targets, scene, factor, scratch, on_event, keep=keep) as weights_of,
-        ):
-            found = teacher_tokens(targets, teacher, targets.train, factor, scratch, on_event)
-            return _average(targets, weights_of, *found, len(scene.gaussians), device, scratch,
+        overflow = Overflow(targets.folder)
+        with _token_weights(targets, scene, factor, overflow, on_event, keep=keep) as weights_of:
+            found = teacher_tokens(targets, teacher, targets.train, factor, overflow, on_event)
+            return _average(targets, weights_of, *found, len(scene.gaussians), device, overflow,
                             on_event), {}  # fmt: skip
 
     ensure(path, key, make)
@@ -121,37 +119,40 @@ def relift_one(
 def _average(
     targets: SceneTargets,
     weights_of: WeightsOf,
-    tokens: Tensor,
-    trust: Tensor,
+    tokens: list[Kept],
+    trust: list[Kept],
     count: int,
     device: torch.device | str,
-    scratch: Scratch,
+    overflow: Overflow,
     on_event: OnEvent,
-) -> dict[str, Tensor]:
-    """Tokens ``[T, f h, f w, C]`` of the training views to maps of all photos and rendered views.
+) -> KeptTable:
+    """Tokens ``[f h, f w, C]`` of the training views to maps of all photos and rendered views.
 
     A token contributes as much as its pixels may be used (``trust``); Gaussians that no trusted
     token sees count as not being there.
     """
-    total, channels = len(targets.views) + targets.novel, tokens.shape[-1]
+    total, channels = len(targets.views) + targets.novel, tokens[0].shape[-1]
     stage = f"{targets.name}: averaging"
     column = torch.zeros(count, 1, device=device)
     for row, view in enumerate(targets.train):
-        weights_of(view).apply_t(trust[row, ..., None].to(device), column)
+        weights_of(view).apply_t(trust[row].get()[..., None].to(device), column)
     seen = column > _UNSEEN
     inverse = torch.where(seen, 1 / column.clamp_min(_UNSEEN), 0.0)
     grid, known = targets.source.grid, seen.float()
     hits = [_pooled(weights_of(i).apply(known), grid) for i in range(total)]
-    out = scratch.zeros(total, *grid, channels + 1, dtype=torch.float16)
-    for i, hit in enumerate(hits):
-        out[i, ..., -1:] = hit.half().cpu()
+    out = []
+    for hit in hits:
+        empty = torch.zeros(*grid, channels + 1, dtype=torch.float16)
+        empty[..., -1:] = hit.half().cpu()
+        out.append(overflow.keep(empty))
     steps, done = -(-channels // _CHANNELS) * (len(targets.train) + total), 0
     for begin in range(0, channels, _CHANNELS):
         end = min(begin + _CHANNELS, channels)
         some, features = slice(begin, end), torch.zeros(count, end - begin, device=device)
         for row, view in enumerate(targets.train):
             on_event(Progress(stage, done, steps))
-            codes = tokens[row, ..., some].to(device).float() * trust[row, ..., None].to(device)
+            codes = tokens[row].get()[..., some].to(device).float()
+            codes *= trust[row].get()[..., None].to(device)
             weights_of(view).apply_t(codes, features)
             done += 1
         features *= inverse
@@ -159,11 +160,13 @@ def _average(
             on_event(Progress(stage, done, steps))
             shown = _pooled(weights_of(i).apply(features), grid)
             shown = torch.where(hit > _UNSEEN, shown / hit.clamp_min(_UNSEEN), 0.0)
-            out[i, ..., some] = shown.half().cpu()
+            whole = out[i].get()
+            whole[..., some] = shown.half().cpu()
+            out[i].set(whole)
             done += 1
     on_event(Progress(stage, steps, steps))
     views = len(targets.views)
-    return {f"v{i}" if i < views else f"n{i - views}": out[i] for i in range(total)}
+    return KeptTable({f"v{i}" if i < views else f"n{i - views}": out[i] for i in range(total)})
 
 
 def _pooled(maps: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -181,7 +184,7 @@ def _token_weights(
     targets: SceneTargets,
     scene: Scene,
     factor: int,
-    scratch: Scratch,
+    overflow: Overflow,
     on_event: OnEvent,
     *,
     keep: bool,
@@ -191,14 +194,14 @@ def _token_weights(
     cameras, device = all_cameras(targets), scene.gaussians.means.device
 
     def compute() -> Made:
-        tensors: dict[str, Tensor] = {}
+        tensors: dict[str, Kept] = {}
         for index in range(len(cameras)):
             on_event(Progress(f"{targets.name}: token weights", index, len(cameras)))
             made = camera_weights(scene, cameras[index], (rows, columns))
             for part, values in zip(_PARTS, (made.row_offsets, made.cols, made.vals), strict=True):
-                tensors[f"{part}.{index}"] = scratch.copy(values)
+                tensors[f"{part}.{index}"] = overflow.keep(values.cpu())
         on_event(Progress(f"{targets.name}: token weights", len(cameras), len(cameras)))
-        return tensors, {}
+        return KeptTable(tensors), {}
 
     def of(read: Callable[[str], Tensor]) -> WeightsOf:
         def weights(index: int) -> TokenWeights:

@@ -20,6 +20,7 @@ from fit3d_cli.progress import OnEvent, Progress
 from fit3d_cli.scene import FeatureSource, Scene
 from fit3d_cli.splat.rasterize import render_gaussians
 from fit3d_cli.tensorfile import MODEL_LIMITS, read_tensors
+from fit3d_cli.tensorfile.overflow import Kept, KeptTable, Overflow
 
 _COVERED = 0.5  # mean alpha below which a picture is mostly background
 _TURN = 0.5  # scene extents that a turn by half a circle weighs, in search of a neighbour
@@ -42,7 +43,8 @@ def novel_views(targets: SceneTargets, scene: Scene, count: int, on_event: OnEve
     """
     stage = f"{targets.name}: novel views"
     candidates = between(targets.cameras[list(targets.train)], count)
-    tensors: dict[str, Tensor] = {}
+    overflow = Overflow(targets.folder)
+    tensors: dict[str, Tensor | Kept] = {}
     kept: list[int] = []
     empty = 0
     for index in range(len(candidates)):
@@ -53,12 +55,12 @@ def novel_views(targets: SceneTargets, scene: Scene, count: int, on_event: OnEve
         if picture is None:
             empty += 1
             continue
-        tensors[f"p{len(kept)}"] = picture
+        tensors[f"p{len(kept)}"] = overflow.keep(picture)
         kept.append(index)
     note = f"{empty} places that the scene hardly covers passed over" if empty else ""
     on_event(Progress(stage, len(kept), len(kept), note))
     tensors["viewmats"], tensors["Ks"] = candidates.viewmats[kept], candidates.Ks[kept]
-    return tensors, {"novel": str(len(kept))}
+    return KeptTable(tensors), {"novel": str(len(kept))}
 
 
 def novel_cameras(pictures: Path, source: FeatureSource) -> Cameras:

@@ -17,11 +17,11 @@ from fit3d_cli.finetuning.targets.depths import check_depths, depth_maps
 from fit3d_cli.finetuning.targets.find import SceneTargets
 from fit3d_cli.finetuning.targets.lifted_maps import relift_one
 from fit3d_cli.finetuning.targets.novel import novel_cameras, novel_views
-from fit3d_cli.finetuning.targets.scratch import Scratch
 from fit3d_cli.finetuning.targets.teacher import denoised_maps
 from fit3d_cli.progress import OnEvent
 from fit3d_cli.scene import Scene
 from fit3d_cli.settings import FinetuneSettings
+from fit3d_cli.tensorfile.overflow import Overflow
 from fit3d_cli.workspace import Workspace
 
 
@@ -144,8 +144,8 @@ def _maps(
 
     def make() -> Made:
         if targets.kind == "denoised":
-            with Scratch(targets.folder) as scratch:
-                return denoised_maps(targets, base, wanted.shifts, scratch, on_event)
+            overflow = Overflow(targets.folder)
+            return denoised_maps(targets, base, wanted.shifts, overflow, on_event)
         novel = None
         if targets.pictures is not None:
             novel = novel_cameras(targets.pictures, targets.source)

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.backoff import Backoff
 from fit3d_cli.capture.frames import Frame, load_frame
 from fit3d_cli.errors import WeightsError
 from fit3d_cli.finetuning.denoise import denoised_tokens
 from fit3d_cli.finetuning.targets.cache import Made
 from fit3d_cli.finetuning.targets.find import SceneTargets
-from fit3d_cli.finetuning.targets.scratch import Scratch
 from fit3d_cli.finetuning.upsample import upsample_tokens
 from fit3d_cli.progress import OnEvent, Progress
+from fit3d_cli.tensorfile.overflow import Kept, KeptTable, Overflow
 
 _BATCH = 4  # photos per forward pass
 
@@ -25,9 +26,9 @@ def teacher_tokens(
     teacher: Backbone,
     views: Sequence[int],
     factor: int,
-    scratch: Scratch,
+    overflow: Overflow,
     on_event: OnEvent,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[list[Kept], list[Kept]]:
     """Tokens of some photos and how far each may be believed.
 
     Args:
@@ -35,40 +36,43 @@ def teacher_tokens(
         teacher: In evaluation mode, on its device.
         views: Photos.
         factor: The grid is refined by the photo this many times along each side.
-        scratch: Where they lie.
+        overflow: Where they lie.
         on_event: Told about each batch.
 
     Returns:
-        ``[P, f h, f w, C]`` float16, and ``[P, f h, f w]`` float32 share of usable pixels.
+        For each photo ``[f h, f w, C]`` float16, and ``[f h, f w]`` float32 share of usable pixels.
 
     Raises:
         WeightsError: The tokens are not finite in half precision.
     """
     stage, device = f"{targets.name}: teacher", teacher.device
-    rows, columns = (factor * side for side in targets.source.grid)
-    shape = (len(views), rows, columns)
-    tokens = scratch.zeros(*shape, teacher.dim, dtype=torch.float16)
-    trust = scratch.zeros(*shape, dtype=torch.float32)
+    tokens: list[Kept] = []
+    trust: list[Kept] = []
+    backoff = Backoff("pictures of the teacher", _BATCH, device)
     for begin in range(0, len(views), _BATCH):
         on_event(Progress(stage, begin, len(views)))
         frames = [photo(targets, view) for view in views[begin : begin + _BATCH]]
         images = torch.stack([frame.image for frame in frames]).permute(0, 3, 1, 2).contiguous()
-        with torch.no_grad():
-            made = teacher.tokens(images.to(device))
+        made = backoff.map(lambda some: list(_tokens(teacher, some)), list(images))
         for at, frame in enumerate(frames):
             grid = made[at]
             if factor > 1:
                 grid = upsample_tokens(grid, images[at].to(device), factor)
-            tokens[begin + at] = _half(grid, teacher)
+            tokens.append(overflow.keep(_half(grid, teacher)))
             cell = targets.source.patch_size // factor
             share = torch.nn.functional.avg_pool2d(frame.mask.float()[None, None], cell)
-            trust[begin + at] = share[0, 0]
+            trust.append(overflow.keep(share[0, 0]))
     on_event(Progress(stage, len(views), len(views)))
     return tokens, trust
 
 
+@torch.no_grad()
+def _tokens(teacher: Backbone, images: Sequence[Tensor]) -> Tensor:
+    return teacher.tokens(torch.stack(list(images)).to(teacher.device))
+
+
 def denoised_maps(
-    targets: SceneTargets, base: Backbone, shifts: int, scratch: Scratch, on_event: OnEvent
+    targets: SceneTargets, base: Backbone, shifts: int, overflow: Overflow, on_event: OnEvent
 ) -> Made:
     """The base's tokens of every photo, averaged over shifted and mirrored copies of it.
 
@@ -76,7 +80,7 @@ def denoised_maps(
         targets: Which scene.
         base: In evaluation mode, on its device.
         shifts: Shifted copies.
-        scratch: Where the maps lie until they are written.
+        overflow: Where the maps lie until they are written.
         on_event: Told about each photo.
 
     Returns:
@@ -86,16 +90,15 @@ def denoised_maps(
         WeightsError: The tokens are not finite in half precision.
     """
     stage, total = f"{targets.name}: denoised tokens", len(targets.views)
-    maps: dict[str, Tensor] = {}
+    maps: dict[str, Kept] = {}
     for index in range(total):
         on_event(Progress(stage, index, total))
         image = photo(targets, index).image.permute(2, 0, 1).contiguous()
         tokens = _half(denoised_tokens(base, image, shifts), base)
-        kept = scratch.zeros(*targets.source.grid, base.dim + 1, dtype=torch.float16)
-        kept[..., :-1], kept[..., -1] = tokens, 1
-        maps[f"v{index}"] = kept
+        whole = torch.cat([tokens, tokens.new_ones(*tokens.shape[:-1], 1)], dim=-1)
+        maps[f"v{index}"] = overflow.keep(whole)
     on_event(Progress(stage, total, total))
-    return maps, {}
+    return KeptTable(maps), {}
 
 
 def photo(targets: SceneTargets, index: int) -> Frame:

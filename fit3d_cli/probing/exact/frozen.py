@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from fit3d_cli.backoff import Backoff
 from fit3d_cli.errors import SettingsError
 from fit3d_cli.probing.assembly import PARTS, assemble
 
@@ -142,7 +143,8 @@ class Frozen:
                     hint="use preset fixed",
                 )
         self.patch = sizes.pop()
-        self._models, self._device, self._norm, self._batch = models, device, norm, batch
+        self._models, self._device, self._norm = models, device, norm
+        self._backoff = Backoff("probe.backbone.batch", batch, device)
 
     def frame(self, height: int, width: int) -> Frame:
         """Where a picture of this size lies in what the backbones see."""
@@ -163,13 +165,17 @@ class Frozen:
         top, left = frame.offset
         for name, model in self._models.items():
             mean = torch.tensor(model.mean)[None, :, None, None]
-            for start in range(0, len(pictures), self._batch):
-                chunk = pictures[start : start + self._batch]
+
+            def look(
+                chunk: Sequence[Tensor], model: DenseModel = model, mean: Tensor = mean
+            ) -> list[tuple[Tensor, Tensor]]:
                 canvas = mean.repeat(len(chunk), 1, *frame.padded)
                 for image, picture in zip(canvas, chunk, strict=True):
                     height, width = picture.shape[1:]
                     image[:, top : top + height, left : left + width] = picture
                 grids, tokens = model.tokens_and_cls(canvas.to(self._device), norm=self._norm)
-                for index, (grid, token) in enumerate(zip(grids, tokens, strict=True), start):
-                    patches[index][name], cls[index][name] = grid.float(), token.float()
+                return list(zip(grids.float(), tokens.float(), strict=True))
+
+            for index, (grid, token) in enumerate(self._backoff.map(look, pictures)):
+                patches[index][name], cls[index][name] = grid, token
         return [Seen(p, c) for p, c in zip(patches, cls, strict=True)]

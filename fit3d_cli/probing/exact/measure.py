@@ -85,7 +85,7 @@ def _identity(
         for path in (sample.image_path, sample.label_path)
         if path.is_file()
     ]
-    chosen = settings.model_dump(mode="json", exclude={"backbone", "data", "tuned"})
+    chosen = settings.model_dump(mode="json", exclude={"backbone", "data", "tuned", "memory"})
     known = {name: model.identity for name, model in models.items()}
     described = json.dumps([dataset.name, files, known, chosen, repr(protocol), seed])
     return hashlib.sha256(described.encode()).hexdigest()

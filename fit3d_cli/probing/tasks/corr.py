@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fit3d_cli.backbones.cache import TokenCache
 from fit3d_cli.backbones.model import Backbone
+from fit3d_cli.backbones.token_store import TokenStore
 from fit3d_cli.capture.base import View
 from fit3d_cli.probing.assembly import PARTS, assemble, require_no_head
 from fit3d_cli.probing.corr import (
@@ -27,7 +28,6 @@ from fit3d_cli.probing.corr import (
     sure_truth,
 )
 from fit3d_cli.probing.examples import photos_of
-from fit3d_cli.probing.features import TokenStore
 from fit3d_cli.probing.posed import PosedViews, open_posed, token_item
 from fit3d_cli.probing.scores import BLOCK, MIN_GROUPS
 from fit3d_cli.probing.tasks.base import TASKS, Prepared, Question, Task
@@ -76,7 +76,9 @@ def _measure(
     used = sorted({view for pair in pairs for view in (pair.first, pair.second)})
     place = {view: number for number, view in enumerate(used)}
     views = [posed.views[view] for view in used]
-    stores = {name: _tokens(question, views, name, model) for name, model in models.items()}
+    stores = {
+        name: _tokens(question, views, name, model, len(models)) for name, model in models.items()
+    }
 
     @lru_cache(_HELD_VIEWS)
     def features(row: str, view: int) -> Tensor:
@@ -116,7 +118,10 @@ def _measure(
     )
 
 
-def _tokens(question: Question, views: Sequence[View], name: str, model: Backbone) -> TokenStore:
+def _tokens(
+    question: Question, views: Sequence[View], name: str, model: Backbone, models: int
+) -> TokenStore:
+    """The tokens of one of several models; half of the memory is the depths'."""
     backbone = question.settings.backbone
     cache = TokenCache(question.cache_dir) if question.cache_dir is not None else None
 
@@ -128,7 +133,13 @@ def _tokens(question: Question, views: Sequence[View], name: str, model: Backbon
         for view in views
     ]
     return TokenStore(
-        model, items, cache=cache, batch=backbone.batch, device=question.device, on_step=tell
+        model,
+        items,
+        cache=cache,
+        batch=backbone.batch,
+        device=question.device,
+        on_step=tell,
+        memory=(question.settings.memory << 19) // models,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fit3d_cli.errors import DeviceError, EnvironmentFault
+from fit3d_cli.errors import DeviceError, MemoryFault
 
 REBUILD = "install with pip install . -C cmake.define.FIT3D_CUDA=ON, or use --device cpu"
 
@@ -36,14 +36,14 @@ def explained(error: Exception, code: int, device: torch.device) -> Exception:
     return error
 
 
-def out_of_memory(what: str, device: torch.device) -> EnvironmentFault:
+def out_of_memory(what: str, device: torch.device) -> MemoryFault:
     """The error for memory that the device does not have."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         # What torch has reserved and does not use is there for us too.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         what = f"{what}, {gib(free)} of {gib(total)} are free"
-    return EnvironmentFault(
+    return MemoryFault(
         what,
         where=str(device),
         hint="use fewer Gaussians or smaller pictures, close other programs, or use --device cpu",

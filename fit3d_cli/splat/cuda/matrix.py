@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fit3d_cli.backoff import Backoff
 from fit3d_cli.errors import EnvironmentFault
 from fit3d_cli.shapes import check_dims
 from fit3d_cli.splat.cuda import rows
@@ -103,9 +104,10 @@ class CudaMatrix:
     def _sum_in_order(self, on: Session, flat: Tensor, out: Tensor) -> None:
         """One row per pair, then the rows of each Gaussian in their order."""
         dim = out.shape[1]
-        buffer = on.empty("the sums of pairs", self.pairs * min(dim, CHUNK))
-        for first in range(0, dim, CHUNK):
-            width = min(CHUNK, dim - first)
+        backoff = Backoff("channels of a sum over pixels", min(dim, CHUNK), on.device)
+        buffer = backoff.attempt(lambda n: on.empty("the sums of pairs", self.pairs * n))
+        for first in range(0, dim, backoff.size):
+            width = min(backoff.size, dim - first)
             sums = buffer[: self.pairs * width].view(self.pairs, width)
             tensor = self.options.tensor
             on.call("apply_t_rows", self.lists, self.entries, flat, first, sums, tensor)

@@ -132,7 +132,7 @@ def test_photos_that_do_not_overlap(tmp_path: Path) -> None:
         save_png(folder / f"{i}.png", np.kron(noise, np.ones((10, 10, 1), np.uint8)))
     with pytest.raises(CaptureError) as caught:
         prepare_source(folder, "photos", tmp_path / "out/blank", QUICK, ignore)
-    text = str(caught.value)
+    text = caught.value.what + caught.value.hint
     assert "only 0 of 4 photos got a pose (0 %), median 0 inliers between neighbours" in text
     assert "take sharper photos that overlap" in text and "transforms.json" in text
     assert not (tmp_path / "out").exists()
@@ -143,7 +143,8 @@ def few(options: SourceOptions, count: int = 150) -> str:
     photos = [Photo(Path(f"{i}.jpg"), (4032, 3024), (), False) for i in range(count)]
     poses = Poses(names[:3], 0.7, 90, [3, 2], dict.fromkeys(names, 250),
                   dict.fromkeys(pairwise(names), 14))  # fmt: skip
-    return str(module._too_few(Path("my photos"), poses, names, photos, options))
+    error = module._too_few(Path("my photos"), poses, names, photos, options)
+    return f"{error.where}: {error.what} - {error.hint}"
 
 
 def test_few_poses_name_the_next_command() -> None:

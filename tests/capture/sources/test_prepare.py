@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,24 @@ def test_what_is_not_ours_stays(made: Callable[..., bool], workspace: Path) -> N
     assert (mine / "thesis.txt").read_text() == "x"
 
 
-def test_one_process_at_a_time(made: Callable[..., bool], workspace: Path) -> None:
-    with storage.locked(workspace / "captures/hall"), pytest.raises(StorageError, match="pid"):
-        made()
+def test_who_comes_second_waits_and_keeps_it(
+    made: Callable[..., bool], workspace: Path, scan: Path, tmp_path: Path
+) -> None:
+    place, notes = workspace / "captures/hall", []
+    assert made() is True
+    whole = shutil.move(place, tmp_path / "whole")
+    with ExitStack() as other:
+        other.enter_context(storage.locked(place))
+
+        def watch(event: Progress) -> None:
+            if event.stage == "hall: waiting" and not notes:
+                notes.append(event.note)
+                shutil.move(whole, place)
+                other.close()
+
+        assert prepare_source(scan, "fake", place, SourceOptions(), watch) is False
+    assert notes == [f"being made by pid {os.getpid()} on {storage.faults.host_name()}"]
+    assert made.calls == 1  # type: ignore[attr-defined]
 
 
 def test_no_room_no_start(
@@ -147,14 +163,14 @@ def test_a_killed_run_is_swept(made: Callable[..., bool], workspace: Path) -> No
 def test_a_folder_of_another_machine_is_swept_when_old(tmp_path: Path) -> None:
     folder = tmp_path / ".hall.elsewhere.1.0123abcd.f3dtmp"
     folder.mkdir()
-    mine = tmp_path / f".hall.{storage.faults.host_name()}.{os.getpid()}.0123abcd.f3dtmp"
-    mine.mkdir()
-    assert storage.sweep(tmp_path) == 0
+    inside = folder / "images"
+    inside.mkdir()
     long_ago = time.time() - 2 * 24 * 3600
-    for path in (folder, mine):
-        os.utime(path, (long_ago, long_ago))
+    os.utime(folder, (long_ago, long_ago))
+    assert storage.sweep(tmp_path) == 0  # something in it is younger
+    os.utime(inside, (long_ago, long_ago))
     assert storage.sweep(tmp_path) == 1
-    assert mine.is_dir() and not folder.exists()
+    assert not folder.exists()
 
 
 def test_progress_says_what_and_whether_it_was_kept(

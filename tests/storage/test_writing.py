@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,14 +13,7 @@ import pytest
 
 from fit3d_cli import storage
 from fit3d_cli.errors import StorageError
-
-ROOT = str(Path(__file__).parents[1])
-OLD = b"old content"
-NEW = b"new content " * 1000
-
-
-def names(directory: Path) -> list[str]:
-    return sorted(file.name for file in directory.iterdir())
+from tests.storage.common import NEW, OLD, fail_with, names
 
 
 def test_written_bytes_come_back_and_parents_are_made(tmp_path: Path) -> None:
@@ -39,6 +27,16 @@ def test_written_bytes_come_back_and_parents_are_made(tmp_path: Path) -> None:
     assert storage.sha256_file(path) == storage.sha256_bytes(NEW + NEW)
     storage.write_bytes(path, b"")
     assert path.read_bytes() == b""
+
+
+def test_pieces_come_to_what_was_announced(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    storage.write_bytes(path, iter([OLD, NEW]), size=len(OLD + NEW))
+    for wrong in (-1, 1):
+        with pytest.raises(ValueError, match="announced"):
+            storage.write_bytes(path, iter([NEW]), size=len(NEW) + wrong)
+    assert path.read_bytes() == OLD + NEW
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_name_of_255_bytes_is_written(tmp_path: Path) -> None:
@@ -78,16 +76,9 @@ def test_without_overwrite_an_existing_file_stays(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
-def fail_with(code: int) -> Callable[..., Any]:
-    def call(*_: Any, **__: Any) -> Any:
-        raise OSError(code, os.strerror(code))
-
-    return call
-
-
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize(
-    "operation", ["open", "write", "posix_fallocate", "fsync", "replace", "link", "mkdir"]
+    "operation", ["open", "write", "posix_fallocate", "fsync", "replace", "link"]
 )
 def test_a_failing_operation_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, code: int
@@ -100,7 +91,7 @@ def test_a_failing_operation_leaves_the_old_file(
         path.parent.mkdir()
     before = names(path.parent)
     with monkeypatch.context() as patch:
-        if operation in ("replace", "mkdir"):
+        if operation == "replace":
             patch.setattr(Path, operation, fail_with(code))
         else:
             patch.setattr(os, operation, fail_with(code))
@@ -115,6 +106,27 @@ def test_a_failing_operation_leaves_the_old_file(
     assert not overwrite or path.read_bytes() == OLD
     storage.write_bytes(path, NEW, overwrite=overwrite)  # the fault is gone: it works
     assert path.read_bytes() == NEW
+
+
+def test_new_folders_are_on_disk_before_what_is_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, synced = os.fsync, []
+
+    def log(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", log)
+    folder = tmp_path / "a" / "b"
+    storage.write_bytes(folder / "file", NEW)
+    assert synced[:2] == [str(tmp_path / "a"), str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", fail_with(errno.ENOSPC))
+        storage.write_bytes(folder / "file", OLD)
+        with pytest.raises(StorageError, match="no space"):
+            storage.write_bytes(folder / "c" / "file", NEW)
+    assert names(folder) == ["file"]
 
 
 def test_a_failed_fsync_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,103 +193,6 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "file").read_bytes() == NEW
 
 
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from fit3d_cli import storage
-from fit3d_cli.errors import StorageError
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-data = bytes(10000)
-for pieces in ([data], iter([data])):  # reserved at once, and written until it stops
-    try:
-        storage.write_bytes(Path(sys.argv[1]), pieces)
-    except StorageError as error:
-        print(error)
-"""
-
-
-def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT},
-    )  # fmt: skip
-
-
-def test_a_file_size_limit_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(OLD)
-    process = run_python(LIMITED, path)
-    output, _ = process.communicate(timeout=60)
-    assert output.count("file too large") == 2, output
-    assert path.read_bytes() == OLD
-    assert names(tmp_path) == ["file"]
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from fit3d_cli import storage
-
-def pieces():
-    yield b"x" * 5000
-    os.kill(os.getpid(), signal.SIGKILL)
-
-storage.write_bytes(Path(sys.argv[1]), pieces())
-"""
-LOOP = """
-import sys
-from pathlib import Path
-from fit3d_cli import storage
-print("ready", flush=True)
-while True:
-    for byte in (b"a", b"b"):
-        storage.write_bytes(Path(sys.argv[1]), byte * 300_000)
-"""
-
-
-def test_a_killed_writer_leaves_the_old_file_and_sweep_cleans_up(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(OLD)
-    process = run_python(KILLED, path)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    assert path.read_bytes() == OLD
-    assert len(names(tmp_path)) == 2
-    assert storage.sweep(tmp_path) == 1
-    assert names(tmp_path) == ["file"]
-
-
-def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(OLD)
-    for trial in range(4):
-        process = run_python(LOOP, path)
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.003 + 0.011 * trial)
-        process.kill()
-        process.communicate(timeout=60)
-        content = path.read_bytes()
-        assert content in (OLD, b"a" * 300_000, b"b" * 300_000)
-        storage.sweep(tmp_path)
-        assert names(tmp_path) == ["file"]
-
-
-def test_sweep_spares_what_may_be_alive(tmp_path: Path) -> None:
-    old = time.time() - 25 * 3600
-    mine = tmp_path / f".a.{storage.faults.host_name()}.{os.getpid()}.01234567.f3dtmp"
-    foreign = tmp_path / ".b.elsewhere.1.01234567.f3dtmp.mp4"
-    stale = tmp_path / ".c.elsewhere.1.01234567.f3dtmp"
-    other = tmp_path / "notes.f3dtmp"
-    for file in (mine, foreign, stale, other):
-        file.touch()
-    os.utime(stale, (old, old))
-    os.utime(other, (old, old))
-    assert storage.sweep(tmp_path) == 1
-    assert names(tmp_path) == sorted([mine.name, foreign.name, other.name])
-    assert storage.sweep(tmp_path / "absent") == 0
-
-
 def test_temporary_sibling_publishes_or_disappears(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
     with storage.temporary_sibling(path) as temporary:
@@ -300,6 +215,24 @@ def test_temporary_sibling_publishes_or_disappears(tmp_path: Path) -> None:
     assert names(tmp_path) == ["film.mp4"]
 
 
+@pytest.mark.parametrize("place", [storage.temporary_sibling, storage.temporary_folder])
+def test_what_a_library_cannot_write_is_typed(tmp_path: Path, place: Callable[..., Any]) -> None:
+    def write(error: OSError) -> None:
+        with place(tmp_path / "made.gif") as temporary:
+            if error.filename == "below":
+                error.filename = str(temporary / "image.jpg")
+            raise error
+
+    full = OSError(errno.ENOSPC, "no space left on device")
+    for error in (full, OSError(errno.EIO, "error", "below")):
+        with pytest.raises(StorageError, match=r"made\.gif: cannot be written"):
+            write(error)
+    for error in (OSError("cannot identify image file"), OSError(errno.EIO, "error", "/in.jpg")):
+        with pytest.raises(OSError):
+            write(error)
+    assert names(tmp_path) == []
+
+
 def test_json_is_sorted_and_never_nan(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     storage.write_json(path, {"b": [1, 2.5], "a": "é"})
@@ -308,26 +241,6 @@ def test_json_is_sorted_and_never_nan(tmp_path: Path) -> None:
         storage.write_json(path, float("nan"))
     storage.write_text(path, os.fsdecode(b"caf\xe9"))
     assert path.read_bytes() == b"caf\xe9"
-
-
-def test_log_lines_are_appended_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "run.jsonl"
-
-    def append(k: int) -> None:
-        for _ in range(20):
-            storage.append_line(path, f"{k}" * 50)
-
-    threads = [threading.Thread(target=append, args=(k,)) for k in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(path.read_text().splitlines()) == sorted([f"{k}" * 50 for k in range(4)] * 20)
-    with pytest.raises(ValueError):
-        storage.append_line(path, "two\nlines")
-    monkeypatch.setattr(os, "write", lambda fd, data: len(data) - 1)
-    with pytest.raises(StorageError, match="no space"):
-        storage.append_line(path, "half")
 
 
 def test_require_writable_proves_it(tmp_path: Path) -> None:
@@ -347,52 +260,3 @@ def test_require_writable_sees_a_read_only_directory(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="permission"):
         storage.require_writable(tmp_path)
-
-
-def test_one_holder_of_a_lock_at_a_time(tmp_path: Path) -> None:
-    path = tmp_path / "scene.f3d"
-    order: list[str] = []
-
-    def wait() -> None:
-        with storage.locked(path, blocking=True):
-            order.append("second")
-
-    with storage.locked(path):
-        with pytest.raises(StorageError, match=f"pid {os.getpid()} "), storage.locked(path):
-            pass
-        thread = threading.Thread(target=wait)
-        thread.start()
-        time.sleep(0.05)
-        order.append("first")
-    thread.join(timeout=10)
-    assert order == ["first", "second"]
-    with storage.locked(path):
-        pass
-    assert names(tmp_path) == []
-
-
-HOLD = """
-import sys
-from pathlib import Path
-from fit3d_cli import storage
-with storage.locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
-    path = tmp_path / "scene.f3d"
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": ROOT},
-    )  # fmt: skip
-    assert process.stdout is not None
-    process.stdout.readline()
-    with pytest.raises(StorageError, match=f"pid {process.pid} "), storage.locked(path):
-        pass
-    process.kill()
-    process.communicate(timeout=60)
-    with storage.locked(path):
-        pass
