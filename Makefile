@@ -18,7 +18,7 @@ setup: $(VENV)/.ready
 # LOCKED=1 takes the files of requirements.lock and no others (Linux x86-64, Python 3.11), as CI does.
 # torch before the rest: with it in place nothing that follows can ask for another build of it.
 # No build isolation: the build folder stays valid, so a changed kernel is all that is compiled.
-$(VENV)/.ready: pyproject.toml constraints.txt $(KERNELS)
+$(VENV)/.ready: pyproject.toml constraints.txt $(if $(LOCKED),$(wildcard *.lock)) $(KERNELS)
 	@echo "setting up $(VENV): a few minutes the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifdef LOCKED
