@@ -185,6 +185,8 @@ def main() -> NoReturn:
     # kernels' threads: measured on two busy cores, a fitting step took seven times as long. It
     # must be said before torch is imported; who sets the variable keeps the last word.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A lost process of a shared training is one line of ours, not a stack of C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     _end_at(_on_signal)
     code = run(sys.argv[1:])
     _end_at(_give_up)  # all is said and written

@@ -82,8 +82,8 @@ pytest=("$env/bin/python" -m pytest -q -m gpu -p no:cacheprovider -o filterwarni
 lines=12 step tests 120 "${pytest[@]}" tests/splat/test_cuda.py tests/gpu/test_device.py \
   tests/gpu/test_lift.py
 if sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null); then
-  for tool in memcheck racecheck; do
-    step $tool 60 "$sanitizer" --tool $tool --error-exitcode 9 "${pytest[@]}" tests/splat/test_cuda.py \
+  for tool in memcheck racecheck initcheck synccheck; do
+    step $tool 45 "$sanitizer" --tool $tool --error-exitcode 9 "${pytest[@]}" tests/splat/test_cuda.py \
       -k "any_size or nothing_to_see or sparse_products"
   done
 else

@@ -169,7 +169,8 @@ def watch(job: dict[str, Any]) -> None:
         except Exception as error:
             note(root / "torn", str(error))
         place.sweep()
-        (root / "reads").write_text(str(count))
+        (root / "reads.new").write_text(str(count))
+        (root / "reads.new").replace(root / "reads")  # it may be stopped at any moment
         time.sleep(0.02)
 
 

@@ -96,7 +96,7 @@ class Trap:
         """Note every step of an optimisation, so that a second time can be told.
 
         Args:
-            poison: A process and a step of fine-tuning at which its loss is not a number.
+            poison: A process and a step of fine-tuning from which on its losses are no numbers.
         """
         from fit3d_cli.finetuning.trainer import Trainer
         from fit3d_cli.lifting.geometry import GeometryFit
@@ -104,7 +104,8 @@ class Trap:
         terms = Trainer._terms
 
         def spoilt(trainer: Trainer, *args: Any) -> Any:
-            here = poison == [trainer.processes.rank, trainer.step]
+            # With one sample in a step, only one of the processes computes anything.
+            here = poison and poison[0] == trainer.processes.rank and trainer.step >= poison[1]
             return terms(trainer, *args) * (float("nan") if here else 1.0)
 
         if poison:

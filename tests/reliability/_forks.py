@@ -102,7 +102,7 @@ class Forker:
         self.process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             cwd=folder, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
-                             "OMP_WAIT_POLICY": "PASSIVE"},
+                             "OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         )  # fmt: skip
         self._unread = b""
         assert self.answer() == "ready"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -279,7 +280,7 @@ def revalued(draw: random.Random, text: str) -> str:
             other, at = draw.choice(places)
             table[key] = json.loads(json.dumps(other[at]))
         else:
-            table[key] = draw.choice(VALUES)
+            table[key] = copy.deepcopy(draw.choice(VALUES))
     return json.dumps(data, sort_keys=draw.random() < 0.5, separators=(",", ":"))
 
 

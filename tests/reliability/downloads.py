@@ -144,6 +144,8 @@ def kills(trial: Trial, data: bytes, outcome: Outcome) -> tuple[int, int, int]:
             for kill in chosen:
                 name = f"kill-{kill}"
                 made = child.run(name, kill)
+                if "path" in made and kill > int(made["points"]):
+                    continue  # the hub's locks sometimes take a call less
                 outcome.require("killed" in made, f"point {kill}: {made}")
                 cache = trial.folder / name / "hub"
                 outcome.require(not wrong_files(cache, digest), f"point {kill}: a bad file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from dataclasses import dataclass
@@ -127,9 +128,11 @@ def poison(
     ended = place.start("finetune", workspace, ranks=SIZE, poison=[rank, step]).wait()
     lost.cases += 1
     out.require([e.code for e in ended] == [2, 2], f"{where}: exit {[e.code for e in ended]}")
-    says = f"the training diverged at step {step + 1} of {place.steps}, in process {rank} - "
-    out.require(says in ended[0].err and not ended[1].err, f"{where}: {ended[0].err[-300:]!r}")
+    says = rf"the training diverged at step (\d+) of {place.steps}, in process {rank} - "
+    found = re.search(says, ended[0].err)
+    told = found is not None and step < int(found[1]) <= step + 2 and not ended[1].err
+    out.require(told, f"{where}: {ended[0].err[-300:]!r}")
     out.require(not (workspace / "models/tuned").exists(), f"{where}: a model was written")
     newest = [int(Path(n).stem.removeprefix("step-")) for n in checkpoints(workspace)]
-    out.require(max(newest, default=0) <= step, f"{where}: checkpoints of {newest}")
+    out.require(max(newest, default=0) <= step + 1, f"{where}: checkpoints of {newest}")
     shutil.rmtree(workspace)
