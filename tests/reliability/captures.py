@@ -41,7 +41,8 @@ def run_images(trial: Trial) -> Outcome:
     outcome.figure = (
         f"{kinds} readings of {len(pictures)} kinds of picture, {judge.ends.total() - kinds:,} of "
         f"cut and mutated ones (worst {judge.worst * 1000:.0f} ms, or that per megapixel), "
-        f"{slow.ends.total() // 2} bombs (worst {slow.worst * 1000:.1f} ms, {SPARE >> 20} MiB to spare)"
+        f"{slow.ends.total() // 2} bombs (worst {slow.worst * 1000:.1f} ms, "
+        f"{SPARE >> 20} MiB to spare)"
     )
     return outcome
 
