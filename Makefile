@@ -35,7 +35,7 @@ demo: setup
 	$(BIN)/fit3d demo
 
 test: lint emulated
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 # Kills, failing disks, hostile files, crashing scenes, leaks: everything docs/reliability.md claims,
 # at full size; one table at the end, JSON in bench-out/. ONLY=kills runs those whose names begin so.

@@ -278,7 +278,7 @@ def test_want_of_memory_is_seen_behind_another_error() -> None:
     ("error", "says", "code"),
     [
         (WeightsError("odd", where="room/a.png"), "room/a.png: odd", 2),
-        (EnvironmentFault("odd", where="lift.batch"), "scans/room: lift.batch: odd", 3),
+        (EnvironmentFault("odd", where="lift.batch"), "room: lift.batch: odd", 3),
         (MemoryError(), "scans/room: out of memory - ", 3),
         (ZeroDivisionError("x"), "scans/room: internal error, ZeroDivisionError: x - ", 4),
     ],
