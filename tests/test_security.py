@@ -23,15 +23,17 @@ HOMES = {
     # ffmpeg, pycolmap, the converter, the driver's version, a scene's own process: all by lists
     "subprocess": ("video.py", "capture/sources/sfm.py", UNPICKLER.replace("unpickle", "foreign"),
                    "commands/doctor.py", "lifting/process.py"),
-    # is the hub there; the viewer's port; this machine's name in a temporary file's name
-    "socket": ("backbones/hub.py", "viewer/guard.py", "storage/faults.py"),
+    # is the hub there; the viewer's port; this machine's name in a temporary file's name;
+    # is the first process of a training there
+    "socket": ("backbones/hub.py", "viewer/guard.py", "storage/faults.py",
+               "finetuning/joining.py"),
     # weights that a command needs; the quoting of a database's path
     "urllib": ("backbones/fetching.py", "backbones/hub.py", "capture/sources/sfm.py"),
     "http": ("backbones/fetching.py", "viewer/guard.py"),
     # downloads; and whether a file is in its cache
     "huggingface_hub": ("backbones/hub.py", "backbones/facts.py"),
-    # renameat2; the death signal of a worker; leaving the network
-    "ctypes": ("storage/folders.py", "lifting/worker.py", UNPICKLER),
+    # renameat2; the death signal of a worker; freed memory; leaving the network
+    "ctypes": ("storage/folders.py", "lifting/worker.py", "allocator.py", UNPICKLER),
     # pictures for a training of ours: what passes the pipes is ours
     "multiprocessing": ("rooms/samples.py",),
     # COLMAP's own database, to count its rows

@@ -66,8 +66,9 @@ def finetune(
         return
 
     from fit3d_cli.commands import _show
-    from fit3d_cli.finetuning.distributed import PeerError, leads
+    from fit3d_cli.finetuning.distributed import PeerError
     from fit3d_cli.finetuning.finetune import finetune as train
+    from fit3d_cli.finetuning.joining import leads
 
     try:
         with dataclasses.replace(run, quiet=run.quiet or not leads()).progress() as on_event:

@@ -6,49 +6,41 @@ process prepares, writes and tells; the others wait for it. All of them read the
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import Store
 
-from fit3d_cli.errors import DeviceError, Fit3dError, SettingsError
+from fit3d_cli.errors import DeviceError, Fit3dError
 
 T = TypeVar("T")
-# The others wait while the first prepares many scenes. A process that dies is noticed at once: its
-# connections break (gloo), and torchrun ends the others (nccl).
-_PATIENCE = timedelta(days=7)
 _ANSWER = 3.0  # seconds in which those that are left say so
 _BUG = 4
-_START = "start with torchrun --nproc-per-node N -m fit3d_cli finetune"
 
 
 class PeerError(Fit3dError):
-    """Another process of the training failed and says why itself, or is gone.
+    """Another process of the training failed and says why itself, or is not there.
 
     Args:
         exit_code: With which this process is to end.
         ranks: Of the others; empty if unknown.
-        gone: They do not answer any more.
+        what: The others did; it says why unless they "failed".
         told: Somebody else tells the user.
     """
 
     def __init__(
-        self, exit_code: int, ranks: Sequence[int] = (), *, gone: bool = False, told: bool = True
+        self, exit_code: int, ranks: Sequence[int] = (), what: str = "failed", *, told: bool = True
     ) -> None:
         who = f"process {', '.join(map(str, ranks))}" if ranks else "another process"
         hint = "see its message above"
-        if gone:
+        if what != "failed":
             hint = "see its message or the system's log, then run the same command again"
-        what = "is gone" if gone else "failed"
         super().__init__(f"{who} of this training {what}", where="torchrun", hint=hint)
         self.exit_code, self.told = exit_code, told
 
@@ -83,7 +75,7 @@ class Processes:
         total = values.detach().to(torch.float64)
         if self.size > 1:
             total = total.to(self.device, copy=True)
-            with self._talk():
+            with self.talk():
                 dist.all_reduce(total)
         return total.cpu()
 
@@ -98,7 +90,7 @@ class Processes:
         flat = torch.cat([
             (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters
         ] + [known])  # fmt: skip
-        with self._talk():
+        with self.talk():
             dist.all_reduce(flat)
         offset = 0
         for parameter, owners in zip(parameters, flat[-len(parameters) :].tolist(), strict=True):
@@ -145,7 +137,7 @@ class Processes:
         return [int(rank) for rank in self.sum(flags).nonzero()[:, 0]]
 
     @contextmanager
-    def _talk(self) -> Iterator[None]:
+    def talk(self) -> Iterator[None]:
         """A connection that breaks means that another process is gone.
 
         Raises:
@@ -159,7 +151,7 @@ class Processes:
             gone = self._roll_call()
             first = min(set(range(self.size)) - set(gone))
             told = self.rank != first
-            raise PeerError(DeviceError.exit_code, gone, gone=True, told=told) from error
+            raise PeerError(DeviceError.exit_code, gone, "is gone", told=told) from error
 
     def _roll_call(self) -> list[int]:
         """The processes that do not answer: all that are left come here when one is gone."""
@@ -175,65 +167,3 @@ class Processes:
             # Kept by a process of torchrun's own, or else by the first of the training.
             return [0] if self.rank else others
         return others
-
-
-def leads() -> bool:
-    """Whether this process is the first one that ``torchrun`` started, or alone.
-
-    Raises:
-        SettingsError: The environment holds no numbers where torchrun sets some.
-    """
-    return _number("WORLD_SIZE", 1) <= 1 or _number("RANK", 0) == 0
-
-
-def _number(name: str, default: int) -> int:
-    value = os.environ.get(name, "")
-    try:
-        return int(value or default)
-    except ValueError as error:
-        raise SettingsError(f"{name} is {value!r}, not a number", where="environment",
-                            hint=f"unset it, or {_START}") from error  # fmt: skip
-
-
-@contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started; alone without it.
-
-    Args:
-        device: CPU (gloo), or CUDA (nccl): the process takes the GPU with its local number.
-
-    Raises:
-        SettingsError: ``WORLD_SIZE`` is set but not what else torchrun sets, or to no number.
-        DeviceError: More processes than GPUs.
-    """
-    size = _number("WORLD_SIZE", 1)
-    if size <= 1:
-        yield Processes(device=device)
-        return
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise SettingsError(
-            f"WORLD_SIZE is set but {missing[0]} is not",
-            where="environment",
-            hint=f"{_START}, or unset it",
-        )
-    if device.type == "cuda":
-        local = _number("LOCAL_RANK", _number("RANK", 0))
-        if local >= torch.cuda.device_count():
-            raise DeviceError(
-                f"process {local} finds {torch.cuda.device_count()} GPUs",
-                where="torchrun",
-                hint="give --nproc-per-node at most the number of GPUs",
-            )
-        torch.cuda.set_device(local)
-    try:
-        store, rank, size = next(rendezvous("env://"))
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        group = PrefixStore("group", store)
-        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=_PATIENCE)
-    except RuntimeError as error:
-        raise PeerError(DeviceError.exit_code, gone=True, told=False) from error
-    try:
-        yield Processes(rank, size, device, store)
-    finally:
-        dist.destroy_process_group()

@@ -24,9 +24,10 @@ from fit3d_cli.errors import Fit3dError, SettingsError
 from fit3d_cli.finetuning.base import load_base, thaw, weights_of
 from fit3d_cli.finetuning.card import model_card
 from fit3d_cli.finetuning.checks import check_room
-from fit3d_cli.finetuning.distributed import Processes, joined
+from fit3d_cli.finetuning.distributed import Processes
 from fit3d_cli.finetuning.heldout import HeldOut, measure_heldout
 from fit3d_cli.finetuning.history import history_lines, write_model
+from fit3d_cli.finetuning.joining import joined
 from fit3d_cli.finetuning.objectives.base import OBJECTIVES, active_objectives
 from fit3d_cli.finetuning.pairs import find_partners
 from fit3d_cli.finetuning.precision import precision

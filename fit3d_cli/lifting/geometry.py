@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fit3d_cli import storage
+from fit3d_cli.allocator import settle
 from fit3d_cli.device import seeded
 from fit3d_cli.errors import ArchiveError, CaptureError
 from fit3d_cli.geometry.gaussians import Gaussians
@@ -267,6 +268,7 @@ def heldout_psnr(
         photo, mask = frames.image(index, device), frames.masks[index].to(device)
         ratios.append(psnr(rendering.rgb, photo, mask))
         similarities.append(float(mean_ssim(rendering.rgb.clamp(0, 1), photo, mask)))
+        settle()
     count = max(1, len(views))
     return {"psnr": sum(ratios) / count, "ssim": sum(similarities) / count}
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fit3d_cli import __version__, storage
+from fit3d_cli.allocator import give_back
 from fit3d_cli.backbones.cache import TokenCache
 from fit3d_cli.backbones.model import Backbone
 from fit3d_cli.capture.base import Capture
@@ -139,6 +140,7 @@ def make_scene(job: Job, fit: GeometryFit) -> Scene:
     train, heldout = fit.train, held.nonzero()[:, 0].tolist()
     gaussians, metrics = _fit(job, fit, heldout)
     fit.free()
+    give_back()
 
     cameras = view_cameras(capture)
     first = capture.views[0]

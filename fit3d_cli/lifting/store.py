@@ -19,6 +19,7 @@ from typing import IO, overload
 import torch
 from torch import Tensor
 
+from fit3d_cli.allocator import settle
 from fit3d_cli.errors import StorageError
 from fit3d_cli.splat.weights import TokenWeights
 
@@ -150,6 +151,7 @@ class WeightStore(Sequence[TokenWeights]):
         return (self[i] for i in range(len(self)))
 
     def _spill(self, block: TokenWeights) -> _Spilled:
+        settle()
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115

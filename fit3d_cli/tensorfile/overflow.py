@@ -17,6 +17,7 @@ from typing import TypeVar, cast, overload
 import torch
 from torch import Tensor
 
+from fit3d_cli.allocator import settle
 from fit3d_cli.errors import StorageError
 
 _HINT = "make room there, or use another --workspace"
@@ -167,6 +168,7 @@ class _File:
                 if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
                     raise self._refused(error) from error
         self.end += size
+        settle()
         return begin
 
     def write(self, data: memoryview, at: int) -> None:

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from fit3d_cli.backbones.export import read_provenance
-from fit3d_cli.errors import SettingsError
-from fit3d_cli.finetuning.distributed import PeerError, Processes, joined, leads
+from fit3d_cli.errors import DeviceError, SettingsError
+from fit3d_cli.finetuning.distributed import PeerError, Processes
 from fit3d_cli.finetuning.finetune import FinetuneResult
+from fit3d_cli.finetuning.joining import joined, leads
 from fit3d_cli.tensorfile import read_tensors
 
 Tune = Callable[..., FinetuneResult]
@@ -37,7 +38,8 @@ class Twins:
         script = Path(__file__).with_name("twins.py")
         self.process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
+                 "TORCH_CPP_LOG_LEVEL": "ERROR"},  # as the installed program does
         )  # fmt: skip
 
     def __call__(self, **job: object) -> list[tuple[int, str, str]]:
@@ -103,7 +105,8 @@ def test_two_processes_give_the_weights_of_one(
 FAILING = """
 import sys, torch
 from fit3d_cli.errors import StorageError
-from fit3d_cli.finetuning.distributed import PeerError, joined
+from fit3d_cli.finetuning.distributed import PeerError
+from fit3d_cli.finetuning.joining import joined
 
 with joined(torch.device("cpu")) as processes:
     assert processes.sum(torch.tensor([1.0, processes.rank])).tolist() == [2.0, 1.0]
@@ -197,3 +200,57 @@ def test_alone_nothing_is_asked_of_the_network(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingsError, match="torchrun"), joined(torch.device("cpu")):
         pass
     assert PeerError(3).exit_code == 3
+
+
+LOST = """
+import os, sys, time
+from fit3d_cli.errors import Fit3dError
+from fit3d_cli.finetuning import joining
+import torch
+
+joining._MEETING, joining._CONNECTING = 0.6, 1.0
+rank = int(os.environ["RANK"])
+if {absent} == rank:
+    os._exit(9)
+if {lost} == rank:  # it has come, and is killed before it has found the others
+    joining._connect = lambda processes: time.sleep(0.3) or os._exit(9)
+try:
+    with joining.joined(torch.device("cpu")):
+        print("went on")
+except Fit3dError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+LATE, GONE = "did not come within 0.01 minutes", "is gone"
+
+
+@pytest.mark.parametrize(
+    ("absent", "lost", "what"), [(0, None, LATE), (1, None, LATE), (None, 0, GONE), (None, 1, GONE)]
+)
+def test_nobody_waits_forever(
+    twins: Twins, tmp_path: Path, absent: int | None, lost: int | None, what: str
+) -> None:
+    """Before they are connected nothing breaks when one of them is lost."""
+    script = tmp_path / "lost.py"
+    script.write_text(LOST.format(absent=absent, lost=lost))
+    ended = twins(script=str(script))
+    missing = absent if absent is not None else lost
+    assert missing is not None and ended[missing][0] == 9
+    code, out, err = ended[1 - missing]
+    assert (code, err) == (3, ""), err
+    assert out.startswith(f"torchrun: process {missing} of this training {what} - ")
+
+
+def test_a_taken_port_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "127.0.0.1"),
+                            ("MASTER_PORT", str(port))):  # fmt: skip
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        told = pytest.raises(DeviceError, match=f"cannot listen on port {port}")
+        with told as e, joined(torch.device("cpu")):
+            pass
+        assert e.value.where == "MASTER_PORT"

@@ -22,6 +22,12 @@ from tests.reliability.base import Outcome, Trial, check
 
 PROMPT = 30.0  # seconds in which a job without one of its processes must end
 SIZE = 2
+SHARED = ("--set", "finetune.batch=3")  # two samples in the first process, one in the second
+# Without torchrun, which ends the others, those that wait for one that never came need patience.
+MEETING = """
+from fit3d_cli.finetuning import joining
+joining._MEETING = 6.0
+"""
 SHARE = 0.8  # of a whole run after which a process is lost at the latest
 
 
@@ -31,17 +37,19 @@ class Lost:
 
     Attributes:
         cases: How many there were.
+        early: Of which the other one told before its first step.
         slowest: Longest time from a loss to the end of the last process, seconds.
     """
 
     cases: int = 0
+    early: int = 0
     slowest: float = 0.0
 
 
 def whole(place: Ground, name: str) -> tuple[Contents, float]:
     """What two processes make of the scenes at one go, and how long it takes."""
     workspace = place.to_tune(name)
-    ended = place.start("finetune", workspace, ranks=SIZE).wait()
+    ended = place.start("finetune", workspace, *SHARED, ranks=SIZE).wait()
     assert [e.code for e in ended] == [0] * SIZE, ended
     found = contents(workspace)
     shutil.rmtree(workspace)
@@ -62,12 +70,14 @@ def ranks(trial: Trial) -> Outcome:
     draw = trial.draw("ranks")
     goal, poisoned = trial.size(50, 1), trial.size(6, 0)
     chains = alone = 0
+    meeting = place.root / "meeting.py"
+    meeting.write_text(MEETING)
     while lost.cases < goal and not out.broken:
         workspace = place.to_tune(f"ranks-{chains}")
         chains += 1
         while lost.cases < goal:
             rank = draw.randrange(SIZE)
-            running = place.start("finetune", workspace, ranks=SIZE)
+            running = place.start("finetune", workspace, *SHARED, ranks=SIZE, before=str(meeting))
             running.pause(draw.random() * SHARE * seconds)
             running.send(signal.SIGKILL, group=True, rank=rank)
             ended = running.wait()
@@ -77,11 +87,11 @@ def ranks(trial: Trial) -> Outcome:
         # The last of them goes on alone, which gives other bytes, but a model.
         if trial.whole and chains % 8 == 0:
             alone += 1
-            ended = [place.run("finetune", workspace)]
+            ended = [place.run("finetune", workspace, *SHARED)]
             out.require(ended[0].code == 0, f"alone: {ended[0].err[-300:]}")
             out.require((workspace / "models/tuned/config.json").exists(), "alone: no model")
         else:
-            ended = place.start("finetune", workspace, ranks=SIZE).wait()
+            ended = place.start("finetune", workspace, *SHARED, ranks=SIZE).wait()
             out.require([e.code for e in ended] == [0] * SIZE, f"resumed: {ended[0].err[-300:]}")
             wrong = differences(contents(workspace), expected)
             out.require(not wrong, f"resumed: {wrong[:4]}")
@@ -91,8 +101,9 @@ def ranks(trial: Trial) -> Outcome:
         poison(place, f"NaN in {rank} at step {step}", rank, step, out, lost, f"nan-{number}")
     out.cases = lost.cases
     out.figure = (
-        f"{lost.cases - poisoned} kills and {poisoned} NaNs in {SIZE} processes: the others ended "
-        f"after at most {lost.slowest:.1f} s and named it; {chains} trainings to the end, {alone} "
+        f"{lost.cases - poisoned} kills ({lost.early} before the first step) and {poisoned} NaNs "
+        f"in {SIZE} processes: the others ended after at most {lost.slowest:.1f} s and named it; "
+        f"{chains} trainings to the end, {alone} "
         "of them by one process alone, the others identical"
     )
     return out
@@ -112,8 +123,9 @@ def judge(
         return  # it had done its share, or all of it
     out.require(other.code == 3, f"{where}: exit {other.code}: {other.err[-300:]}")
     out.require(not other.orphans, f"{where}: {other.orphans}")
-    says = f"process {rank} of this training is gone" in other.err and other.err.count("\n") == 1
+    says = f"process {rank} of this training" in other.err and other.err.count("\n") == 1
     early = not other.steps and "another process of this training is gone" in other.err
+    lost.early += not other.steps
     out.require(says or early, f"{where}, process {rank}: {other.err[-300:]!r}")
     out.require(not place.broken(workspace), f"{where}: {place.broken(workspace)[:3]}")
     if rank:
@@ -125,7 +137,7 @@ def poison(
 ) -> None:
     """One process computes no number: all end with the first one's message, nothing is kept."""
     workspace = place.to_tune(name)
-    ended = place.start("finetune", workspace, ranks=SIZE, poison=[rank, step]).wait()
+    ended = place.start("finetune", workspace, *SHARED, ranks=SIZE, poison=[rank, step]).wait()
     lost.cases += 1
     out.require([e.code for e in ended] == [2, 2], f"{where}: exit {[e.code for e in ended]}")
     says = rf"the training diverged at step (\d+) of {place.steps}, in process {rank} - "

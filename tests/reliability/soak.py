@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import resource
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fit3d_cli.allocator import give_back
 from tests.reliability._measuring import measuring, resident
 from tests.reliability._views import many_views, small_room, write_backbone
 from tests.reliability.base import Outcome, Trial, check
@@ -43,6 +43,8 @@ class Watch:
         self._done = 0
         self._first: dict[str, int] = {}
         self._memory: list[int] = []
+        gc.collect()
+        gc.freeze()  # so that to collect what comes is cheap
 
     def note(self) -> None:
         """One more round is done."""
@@ -50,8 +52,9 @@ class Watch:
         if self._done == self._from:
             self._first = self._now()
         if self._done >= self._from:
-            # What is freed but kept by the allocator is no leak; it hides one.
-            ctypes.CDLL(None).malloc_trim(0)
+            # Garbage, and what the allocator keeps of it, is no leak; it hides one.
+            gc.collect()
+            give_back()
             self._memory.append(resident("RssAnon"))
 
     def _now(self) -> dict[str, int]:
