@@ -1,10 +1,15 @@
-"""What can be said of the settings before anything is read."""
+"""What can be said of the settings before anything is computed."""
 
 from __future__ import annotations
 
+import logging
+
 from fit3d_cli.errors import SettingsError
+from fit3d_cli.finetuning.distributed import Processes
 from fit3d_cli.finetuning.objectives.base import OBJECTIVES, active_objectives
 from fit3d_cli.settings import FinetuneSettings
+
+_log = logging.getLogger(__name__)
 
 
 def check_room(settings: FinetuneSettings) -> None:
@@ -28,3 +33,20 @@ def check_room(settings: FinetuneSettings) -> None:
                 where=f"finetune.{key}",
                 hint=f"give at least 2, or finetune.objectives.{paired[0]} = 0",
             )
+
+
+def warn_idle(settings: FinetuneSettings, processes: Processes, *, paired: bool) -> None:
+    """Say so, once, if a step has fewer samples than there are processes.
+
+    Args:
+        settings: How to train.
+        processes: Who shares the steps.
+        paired: Whether a sample is a pair of views.
+    """
+    samples = max(1, settings.batch // (2 if paired else 1))
+    if processes.leads and processes.size > samples:
+        kind = ("pair" if paired else "view") + ("s" if samples > 1 else "")
+        _log.warning(
+            "finetune.batch: a step of %d %s leaves %d of %d processes without work - raise it",
+            samples, kind, processes.size - samples, processes.size,
+        )  # fmt: skip

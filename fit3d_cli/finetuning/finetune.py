@@ -23,7 +23,7 @@ from fit3d_cli.device import resolve_device
 from fit3d_cli.errors import Fit3dError, SettingsError
 from fit3d_cli.finetuning.base import load_base, thaw, weights_of
 from fit3d_cli.finetuning.card import model_card
-from fit3d_cli.finetuning.checks import check_room
+from fit3d_cli.finetuning.checks import check_room, warn_idle
 from fit3d_cli.finetuning.distributed import Processes
 from fit3d_cli.finetuning.heldout import HeldOut, measure_heldout
 from fit3d_cli.finetuning.history import history_lines, write_model
@@ -147,6 +147,7 @@ class _Run:
             figures = found or read_provenance(self.target)["figures"]
             return _result(self.target, figures, 0.0, skipped=True)
         self.processes.together(lambda: self._check_needs(scenes, backbone))
+        warn_idle(self.settings, self.processes, paired=self._paired)
         self.processes.lead(self.place.sweep)
         scenes, partners = self._prepare(scenes, backbone)
         with ExitStack() as held:

@@ -102,6 +102,18 @@ def test_two_processes_give_the_weights_of_one(
     assert not list((workspace / "cache" / "finetune").iterdir())
 
 
+def test_processes_without_work_are_told_of(twins: Twins, home: Path, tmp_path: Path) -> None:
+    workspace = Path(shutil.copytree(home / "out", tmp_path / "idle"))
+    argv = ["finetune", str(workspace / "scenes/hall.f3d"), "--workspace", str(workspace)]
+    for batch, name in ((2, "few"), (4, "enough")):
+        one = {"batch": batch, "max_steps": 1, "name": name, "objectives": {"info_nce": 1.0},
+               "pairs": {"min_overlap": 0.05}}  # fmt: skip
+        first, second = twins(argv=[*argv, *sets("finetune", one)])
+        assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+        told = "a step of 1 pair leaves 1 of 2 processes without work - raise it" in first[2]
+        assert told == (batch == 2) and "without work" not in second[2]
+
+
 FAILING = """
 import sys, torch
 from fit3d_cli.errors import StorageError

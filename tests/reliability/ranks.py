@@ -22,7 +22,8 @@ from tests.reliability.base import Outcome, Trial, check
 
 PROMPT = 30.0  # seconds in which a job without one of its processes must end
 SIZE = 2
-SHARED = ("--set", "finetune.batch=3")  # two samples in the first process, one in the second
+# With pairs three samples a step: two in the first process, one in the second.
+SHARED = ("--set", "finetune.batch=6")
 # Without torchrun, which ends the others, those that wait for one that never came need patience.
 MEETING = """
 from fit3d_cli.finetuning import joining
