@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 # To give back takes milliseconds, and to take again as long: bytes, and a share of what is held.
-_STEP, _SHARE = 16 << 20, 16
+_STEP, _SHARE = 16 << 20, 32
 _STATUS = Path("/proc/self/statm")
-_low = 0  # the least that was resident since memory was given back
+_low = 0  # the least that was held since memory was given back
 
 
 def settle() -> None:
@@ -24,11 +24,11 @@ def settle() -> None:
     global _low
     if _trim() is None:
         return
-    now = _resident()
+    now = _held()
     _low = min(_low, now)
     if now - _low > max(_STEP, _low // _SHARE):
         give_back()
-        _low = _resident()
+        _low = _held()
 
 
 def give_back() -> None:
@@ -46,5 +46,7 @@ def _trim() -> Callable[[int], int] | None:
     return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
-def _resident() -> int:
-    return int(_STATUS.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _held() -> int:
+    """Bytes in memory that are no file's."""
+    resident, shared = map(int, _STATUS.read_bytes().split()[1:3])
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")

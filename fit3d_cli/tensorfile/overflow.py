@@ -82,6 +82,7 @@ class Kept:
             return self._held
         tensor = torch.empty(self.shape, dtype=self.dtype)
         self._file.read(_bytes(tensor), self._begin)
+        settle()
         return tensor
 
     def set(self, tensor: Tensor) -> None:

@@ -71,8 +71,11 @@ void check_culling(const Scene& s, const Splats& splats) {
     double terms = std::fabs(s.viewmat[11]);
     for (int j = 0; j < 3; ++j) terms += std::fabs(double(s.viewmat[8 + j]) * s.means[3 * n + j]);
     bool inside = area > 1e-6 && std::max(exact.radii[2 * n], exact.radii[2 * n + 1]) < 1000000 && s.opacities[n] > kAlphaMin * 1.001f && terms < 100 * z;
-    // Its square must be a float32.
-    for (int i = 0; i < 3; ++i) inside = inside && std::fabs(s.scales[3 * n + i]) < 1e19f;
+    // Its square must be a float32, and so must its axes before the camera, which need not be a rotation.
+    double turn = 0;
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 3; ++j) turn = std::max(turn, std::fabs(double(s.viewmat[4 * i + j])));
+    for (int i = 0; i < 3; ++i) inside = inside && std::fabs(s.scales[3 * n + i]) < 1e19f && turn * std::fabs(s.scales[3 * n + i]) < 1e37;
     for (const double plane : planes) inside = inside && std::fabs(z / plane - 1) > 1e-3;
     for (int i = 0; i < 2; ++i) {
       const double m = exact.means2d[2 * n + i], reach = exact.radii[2 * n + i] - 2 - 1e-2 * (std::fabs(m) + exact.radii[2 * n + i]);

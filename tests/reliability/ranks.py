@@ -77,7 +77,7 @@ def ranks(trial: Trial) -> Outcome:
         workspace = place.to_tune(f"ranks-{chains}")
         chains += 1
         while lost.cases < goal:
-            rank = draw.randrange(SIZE)
+            rank, before = draw.randrange(SIZE), {*temporaries(workspace)}
             running = place.start("finetune", workspace, *SHARED, ranks=SIZE, before=str(meeting))
             running.pause(draw.random() * SHARE * seconds)
             running.send(signal.SIGKILL, group=True, rank=rank)
@@ -85,6 +85,9 @@ def ranks(trial: Trial) -> Outcome:
             if ended[rank].code == 0:
                 break  # it was faster
             judge(f"killed, {lost.cases}", ended, rank, place, workspace, out, lost)
+            # What a first process left that was killed lies there until one comes to clear it.
+            new = {*temporaries(workspace)} - before
+            out.require(not rank or not new, f"killed, {lost.cases}: {sorted(new)[:3]}")
         # The last of them goes on alone, which gives other bytes, but a model.
         if trial.whole and chains % 8 == 0:
             alone += 1
@@ -129,8 +132,6 @@ def judge(
     lost.early += not other.steps
     out.require(says or early, f"{where}, process {rank}: {other.err[-300:]!r}")
     out.require(not place.broken(workspace), f"{where}: {place.broken(workspace)[:3]}")
-    if rank:
-        out.require(not temporaries(workspace), f"{where}: {temporaries(workspace)[:3]}")
 
 
 def poison(
