@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # To give back takes milliseconds, and to take again as long: bytes, and a share of what is held.
-_STEP, _SHARE = 16 << 20, 32
+_STEP, _SHARE = 8 << 20, 64
 _STATUS = Path("/proc/self/statm")
 _low = 0  # the least that was held since memory was given back
 

@@ -161,6 +161,7 @@ def make_scene(job: Job, fit: GeometryFit) -> Scene:
         views=heldout if by_adam else None, apart=heldout,
         budget=memory // 2, folder=folder,
     )  # fmt: skip
+    give_back()
     stage = f"{name}: features"
     if by_adam:
         lifted = lift_by_adam(

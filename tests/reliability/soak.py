@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from tests.reliability.base import Outcome, Trial, check
 KIB = 1 << 10
 SLOPE = 1 * KIB  # bytes per scene
 NOISE = 512 * KIB  # of the allocators over a whole run
+STEP = 8 << 20  # by which tables that double may grow in a whole run
+WINDOWS = 10
 DESCRIPTORS = 128  # an eighth of what systems allow a process
 
 _LIFT = {
@@ -69,17 +72,25 @@ class Watch:
         }
 
     def found(self) -> dict[str, Any]:
-        """How much more there is of everything, and the slope of the memory in bytes a round."""
+        """How much more there is of everything; slope of the memory in bytes a round; its rise."""
         last = self._now()
         count = len(self._memory)
-        middle, mean = (count - 1) / 2, sum(self._memory) / count
-        spread = sum((i - middle) ** 2 for i in range(count))
-        slope = sum((i - middle) * (m - mean) for i, m in enumerate(self._memory)) / max(spread, 1)
+        size = min(count, max(20, count // WINDOWS))
+        windows = [self._memory[i : i + size] for i in range(0, count - size + 1, size)]
         return {
             "rounds": count - 1,
             "more": {what: last[what] - self._first[what] for what in last},
-            "slope": slope,
+            # A leak is in every stretch; a table that doubled once is in one of them.
+            "slope": statistics.median(map(slope, windows)),
+            "rise": self._memory[-1] - self._memory[0],
         }
+
+
+def slope(values: Sequence[int]) -> float:
+    """Of the line that is nearest to them, per value."""
+    middle, mean = (len(values) - 1) / 2, sum(values) / len(values)
+    spread = sum((i - middle) ** 2 for i in range(len(values)))
+    return sum((i - middle) * (v - mean) for i, v in enumerate(values)) / max(spread, 1)
 
 
 def _few_descriptors(temporary: str) -> None:
@@ -173,18 +184,20 @@ def judged(outcome: Outcome, what: str, found: dict[str, Any]) -> None:
     """Nothing more of anything, and hardly more memory."""
     assert not found["error"], found["error"]
     value = found["value"]
-    rounds, slope = value["rounds"], value["slope"]
+    rounds, each, rise = value["rounds"], value["slope"], value["rise"]
     outcome.cases += rounds
     outcome.require(not value["failed"], f"{what}: {value['failed'][:3]}")
     for kind, more in value["more"].items():
         outcome.require(more <= 0, f"{what}: {more} {kind} more after {rounds} rounds")
     allowed = SLOPE + NOISE / max(rounds, 1)
     outcome.require(
-        slope <= allowed, f"{what}: {slope / KIB:.2f} KiB a round, {allowed / KIB:.2f} allowed"
+        each <= allowed, f"{what}: {each / KIB:.2f} KiB a round, {allowed / KIB:.2f} allowed"
     )
+    most = SLOPE * rounds + NOISE + STEP
+    outcome.require(rise <= most, f"{what}: {rise >> 20} MiB more, {most >> 20} allowed")
     held = "nothing left" if max(value["more"].values()) <= 0 else str(value["more"])
     outcome.figure = "; ".join(
-        filter(None, [outcome.figure, f"{rounds} {what}: {held}, {slope / KIB:.2f} KiB each"])
+        filter(None, [outcome.figure, f"{rounds} {what}: {held}, {each / KIB:.2f} KiB each"])
     )
 
 
