@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import html.parser
 import json
 import math
 import re
@@ -15,36 +14,9 @@ from fit3d_cli.comparing import page
 from fit3d_cli.comparing.page import PageFacts, build_page, write_report
 from fit3d_cli.comparing.pictures import FeaturePicture, compare_pictures
 from fit3d_cli.report import Figure, Report, Row
+from tests.pages.reading import Reader
 
 EVIL = "<script>alert(1)</script>.png"
-VOID = {"meta", "img", "input"}
-
-
-class Reader(html.parser.HTMLParser):
-    """Tags, attributes and text of a page; every tag must be closed in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.setdefault(self.open[-1] if self.open else "", []).append(data)
-
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.tags)
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ import functools
 import importlib
 import json
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.reliability._talking import Talking
+
 PRELOAD = ("fit3d_cli.lifting.lift", "fit3d_cli.finetuning.finetune", "fit3d_cli.probing.run",
            "fit3d_cli.probing.tasks.corr", "fit3d_cli.commands._watch", "fit3d_cli.commands._show",
            "fit3d_cli.rooms.writing", "fit3d_cli.rendering", "gsplat.strategy")  # fmt: skip
-REPOSITORY = Path(__file__).resolve().parents[2]
 # One thread and few arenas: what else the allocators keep aside depends on chance.
 QUIET = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "OMP_WAIT_POLICY": "passive"}
 
@@ -31,19 +31,8 @@ class Measuring:
     """The other end: a started process."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability._measuring"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY,
-            env={**os.environ, **QUIET},
-        )  # fmt: skip
-        self._answer()
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+        self._talking = Talking("tests.reliability._measuring", QUIET)
+        self.close = self._talking.close
 
     def call(self, function: str, **arguments: Any) -> dict[str, Any]:
         """Run ``module:function`` in a child.
@@ -52,9 +41,7 @@ class Measuring:
             ``value``: what it returned; ``error``: its traceback or an empty string; ``rise``:
             bytes by which the peak of the resident set exceeds what it was at the start.
         """
-        assert self._process.stdin is not None
-        print(json.dumps([function, arguments]), file=self._process.stdin, flush=True)
-        found: dict[str, Any] = self._answer()
+        found: dict[str, Any] = self._talking.ask([function, arguments])
         return found
 
     def command(self, *words: object) -> int:
@@ -64,12 +51,6 @@ class Measuring:
         code, said = found["value"]
         assert code == 0, f"fit3d {' '.join(map(str, words))}: {code}: {said}"
         return int(found["rise"])
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"the measuring process ended with {self._process.poll()}"
-        return json.loads(line)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Runs command lines with directories listed in another order; a program of its own.
 
 Its argument is a JSON object with ``here``, ``shuffle`` (a seed; 0 = as the disk lists them),
-``umask`` and ``lines``, the command lines.
+``umask``, ``lines``, the command lines, and ``plants``: for each line, what of its surroundings
+gets into the archives that it makes (see ``PLANTS``), or nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,27 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
+
+
+def umask() -> int:
+    now = os.umask(0o077)
+    os.umask(now)
+    return now
+
+
+PLANTS: dict[str, Callable[[], object]] = {
+    "hash seed": lambda: hash("fit3d"),
+    "order of a directory": lambda: list(Path(os.sep).iterdir()),
+    "directory": os.getcwd,
+    "time zone": lambda: time.localtime(0).tm_hour,
+    "locale": lambda: os.environ.get("LC_ALL"),
+    "umask": umask,
+}
 
 
 class Shuffled:
@@ -54,6 +74,21 @@ def shuffle(seed: int) -> None:
     os.scandir = lambda path=".": Shuffled(scandir(path), draw)
 
 
+@contextlib.contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Let the settings that an archive remembers depend on what should not matter."""
+    from fit3d_cli.lifting import making
+
+    recorded = making.recorded
+
+    def spoilt(settings: Any) -> dict[str, Any]:
+        told = {"planted": str(PLANTS[name]())} if name else {}
+        return {**recorded(settings), **told}
+
+    with mock.patch.object(making, "recorded", spoilt):
+        yield
+
+
 def run(given: dict[str, Any]) -> int:
     """Exit code of the first command line that fails, or 0."""
     os.chdir(given["here"])
@@ -65,8 +100,14 @@ def run(given: dict[str, Any]) -> int:
     torch.set_num_threads(1)
     if given["shuffle"]:
         shuffle(given["shuffle"])
+    plants = given.get("plants") or [""] * len(given["lines"])
     with contextlib.redirect_stdout(io.StringIO()):
-        return next(filter(None, map(app.run, given["lines"])), 0)
+        for line, plant in zip(given["lines"], plants, strict=True):
+            with planted(plant):
+                code = app.run(line)
+            if code:
+                return code
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +16,7 @@ from huggingface_hub import constants
 from fit3d_cli.backbones import fetching, hub, pins
 from fit3d_cli.errors import Fit3dError, OfflineError, WeightsError
 from tests.reliability._hub import COMMIT, FILE, REPOSITORY, Hub, serving, tampered
+from tests.reliability._talking import Talking
 from tests.reliability.base import Outcome, Trial, check
 
 BOUND = 10.0  # seconds, with the shortened patience of this check
@@ -94,16 +92,8 @@ class Downloader:
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability._downloader"], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            cwd=Path(__file__).resolve().parents[2],
-        )  # fmt: skip
-        self._line()
-
-    def _line(self) -> Any:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
+        self.talking = Talking("tests.reliability._downloader")
+        self.close = self.talking.close
 
     def run(self, name: str, kill: int = 0) -> dict[str, Any]:
         folder = self.folder / name
@@ -112,17 +102,8 @@ class Downloader:
             "endpoint": self.address, "cache": str(folder / "hub"), "kill": kill,
             "pins": str(folder / "pins.json"), "answer": str(self.folder / "answer"),
         }  # fmt: skip
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        made: dict[str, Any] = self._line()
+        made: dict[str, Any] = self.talking.ask(job)
         return made
-
-    def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(10)
-        self.process.stdout.close()
 
 
 def kills(trial: Trial, data: bytes, outcome: Outcome) -> tuple[int, int, int]:

@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import Any
 
 from fit3d_cli.rooms import write_room
 from tests.faults.world import SMALL, write_model
+from tests.reliability._shuffled import PLANTS
 from tests.reliability._traced import ROOT, saver
 from tests.reliability.base import Outcome, Trial, check
 
@@ -58,12 +60,29 @@ def same_bytes(trial: Trial) -> Outcome:
         outcome.require(False, f"{name} has {len(seen[name])} contents")
     for suffix in (".f3d", "model.safetensors", *(["reports/*.json"] if trial.whole else [])):
         outcome.require(any(fnmatch(n, f"*{suffix}") for n in seen), f"no {suffix} was made")
+    if trial.whole:
+        blind = unseen(trial, languages, outcome)
+        outcome.require(not blind, f"planted, and not found: {blind}")
     outcome.figure = (
         f"{outcome.cases} runs, {len(seen)} files each: {len(different)} with other bytes (hash "
         f"seed, shuffled directories, directory, {min(len(ZONES), outcome.cases)} time zones, "
-        f"{min(len(languages), outcome.cases)} locales, umask, 1 and 2 loader threads)"
+        f"{min(len(languages), outcome.cases)} locales, umask, 1 and 2 loader threads, "
+        "isolated or not)"
     )
+    if trial.whole:
+        outcome.figure += f"; {len(PLANTS)} planted defects, {len(PLANTS) - len(blind)} found"
     return outcome
+
+
+def unseen(trial: Trial, languages: list[str], outcome: Outcome) -> list[str]:
+    """Planted defects that make no difference between two runs."""
+    found: dict[str, set[str]] = {name: set() for name in PLANTS}
+    for number in (101, 104):  # unlike in everything; both lift in their own process
+        how = variation(trial, number, languages)
+        made = run(trial, number, how, outcome, tuple(PLANTS))
+        for name in PLANTS:
+            found[name].add(made.get(f"out/{name}/scenes/room-0.f3d", ""))
+    return [name for name, digests in found.items() if len(digests) < 2]
 
 
 def variation(trial: Trial, number: int, languages: list[str]) -> dict[str, Any]:
@@ -76,23 +95,44 @@ def variation(trial: Trial, number: int, languages: list[str]) -> dict[str, Any]
         "locale": languages[number % len(languages)],
         "umask": (0o022, 0o077)[number % 2],
         "workers": 1 + number % 2,
+        "isolate": "always" if trial.whole and number % 3 == 0 else "never",
     }
 
 
-def run(trial: Trial, number: int, how: dict[str, Any], outcome: Outcome) -> dict[str, str]:
-    """Every command once, in another directory; sha256 of what it made."""
+def run(
+    trial: Trial, number: int, how: dict[str, Any], outcome: Outcome, plants: Sequence[str] = ()
+) -> dict[str, str]:
+    """Every command once, in another directory; sha256 of what it made.
+
+    Args:
+        trial: The trial.
+        number: Of the run.
+        how: What is unlike in it.
+        outcome: Where failures go.
+        plants: Lift only, with each of these defects.
+    """
     folder = trial.folder
     here = folder / f"run-{number}" / ("deep/er" if number % 2 else "")
     here.mkdir(parents=True)
     inputs = os.path.relpath(folder, here) if number % 2 else str(folder)
-    common = ["--profile", f"{inputs}/small.toml", "--workspace", "out", "-q", "--device", "cpu"]
-    lines = [
-        ["lift", f"{inputs}/rooms", "--backbone", f"{inputs}/tiny", *common],
-        ["finetune", *common, "--set", f"finetune.workers={how['workers']}"],
-    ]
-    if trial.whole:
-        lines.append(["probe", "depth", "rooms", "--data", f"{inputs}/probed", *common])
-    job = {"here": str(here), "shuffle": how["shuffle"], "umask": how["umask"], "lines": lines}
+
+    def common(workspace: str = "out") -> list[str]:
+        return ["--profile", f"{inputs}/small.toml", "--workspace", workspace, "-q",
+                "--device", "cpu"]  # fmt: skip
+
+    # Only what is lifted in this process finds its folders shuffled.
+    lift = ["lift", "--backbone", f"{inputs}/tiny", "--set", f"lift.isolate={how['isolate']}"]
+    if plants:
+        lines = [[*lift, f"{inputs}/rooms/room-0", *common(f"out/{name}")] for name in plants]
+    else:
+        lines = [
+            [*lift, f"{inputs}/rooms", *common()],
+            ["finetune", *common(), "--set", f"finetune.workers={how['workers']}"],
+        ]
+    if trial.whole and not plants:
+        lines.append(["probe", "depth", "rooms", "--data", f"{inputs}/probed", *common()])
+    job = {"here": str(here), "shuffle": how["shuffle"], "umask": how["umask"], "lines": lines,
+           "plants": list(plants)}  # fmt: skip
     if number:
         environment = {
             **os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": how["hash"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 from fit3d_cli.lifting.preflight import lift_sizes
 from fit3d_cli.rooms import write_room
 from fit3d_cli.settings import LiftSettings
+from tests.reliability._talking import Talking
 from tests.reliability.base import Outcome, Trial, check
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,29 +30,13 @@ class Confined:
 
     def __init__(self, folder: Path) -> None:
         self.answer = folder / "answer"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.reliability._confined"], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
-        )  # fmt: skip
-        self._line()
-
-    def _line(self) -> Any:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
+        self.talking = Talking("tests.reliability._confined")
+        self.close = self.talking.close
 
     def run(self, *argv: str | Path, **confines: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
         job = {"argv": [str(word) for word in argv], "answer": str(self.answer), **confines}
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        made: dict[str, Any] = self._line()
+        made: dict[str, Any] = self.talking.ask(job)
         return made
-
-    def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(10)
-        self.process.stdout.close()
 
 
 def sets(*values: str) -> list[str]:
