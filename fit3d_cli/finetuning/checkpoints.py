@@ -67,7 +67,8 @@ def save(directory: Path, state: State) -> None:
         for kind, average in state.averages.items():
             tensors[f"{kind}.{index}"] = list(average.values())[index]
     step = len(state.history)
-    write_sealed(directory / f"step-{step:08d}.safetensors", tensors, {"plan": directory.name})
+    metadata = {"plan": directory.name, "tensors": str(len(tensors))}
+    write_sealed(directory / f"step-{step:08d}.safetensors", tensors, metadata)
     with suppress(OSError):  # the new one is safe; what stays goes after the next
         for old in sorted(directory.glob(_NAMES))[:-_KEEP]:
             old.unlink(missing_ok=True)
@@ -94,6 +95,9 @@ def restore(directory: Path, state: State, kinds: Sequence[str], *, aside: bool 
             tensors, metadata = read_sealed(path)
             if metadata.get("plan") != directory.name:
                 raise ArchiveError("a checkpoint of another training", where=path)
+            # Moments and averages may be missing, and then are not to be looked for.
+            if metadata.get("tensors") != str(len(tensors)):
+                raise ArchiveError("lacks some of its tensors", where=path)
             _fill(state, tensors, kinds)
         except (ArchiveError, KeyError) as error:
             what = error.what if isinstance(error, ArchiveError) else f"lacks {error.args[0]}"

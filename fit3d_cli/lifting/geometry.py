@@ -212,14 +212,17 @@ class GeometryFit:
                 tensors[f"v.{key}"] = state["exp_avg_sq"]
         tensors |= {f"d.{key}": value for key, value in self.densifier.state().items()}
         tensors = {key: value.cpu() for key, value in tensors.items()}
-        write_sealed(path, tensors, {"plan": path.stem, "step": str(self.step)})
+        told = {"plan": path.stem, "step": str(self.step), "tensors": str(len(tensors))}
+        write_sealed(path, tensors, told)
 
     def _load(self, path: Path) -> None:
         """Take up a checkpoint; a damaged one is set aside, because it can be made again."""
         try:
             tensors, metadata = read_sealed(path)
-            if metadata.get("plan", path.stem) != path.stem:
+            if metadata.get("plan") != path.stem:
                 raise ArchiveError("a checkpoint of other geometry", where=path)
+            if metadata.get("tensors") != str(len(tensors)):
+                raise ArchiveError("lacks some of its tensors", where=path)
             step = int(metadata["step"])
             tensors = {key: value.to(self.device) for key, value in tensors.items()}
             params = {key: torch.nn.Parameter(tensors[f"p.{key}"]) for key in self.params}

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from fit3d_cli.allocator import settle
 from fit3d_cli.lifting.store import Block, WeightStore
 from fit3d_cli.splat.weights import TokenWeights
 from fit3d_cli.tensorfile.overflow import Kept
@@ -89,6 +90,7 @@ class Stacked:
         begin = 0
         for i, end in enumerate(self._ends):
             yield self._blocks[i], begin, end
+            settle()
             begin = end
 
     def apply(self, features: Tensor) -> Tensor:
@@ -235,10 +237,11 @@ class Columns:
         return self._rows[rows][:, self._channels].contiguous()
 
 
-def within(rows: Tensor | None, begin: int, end: int) -> Tensor | slice:
+def within(rows: Tensor | None, begin: int, end: int) -> Tensor:
     """Those of the ascending ``rows [R]`` in a block, counted from its first."""
     if rows is None:
-        return slice(0, 0)
+        # No slice: an empty view of a block would keep the whole of it.
+        return torch.empty(0, dtype=torch.int64)
     first, last = torch.searchsorted(rows, torch.tensor([begin, end])).tolist()
     return rows[first:last] - begin
 

@@ -15,7 +15,7 @@ from fit3d_cli.finetuning.checkpoints import State, restore, save
 from fit3d_cli.finetuning.finetune import FinetuneResult
 from fit3d_cli.finetuning.trainer import Trainer
 from fit3d_cli.progress import Progress
-from fit3d_cli.tensorfile import read_sealed
+from fit3d_cli.tensorfile import read_sealed, write_sealed
 
 Tune = Callable[..., FinetuneResult]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -180,6 +180,14 @@ def test_a_checkpoint_of_other_parameters_is_not_taken(
     assert not caplog.records
     restore(tmp_path, same, [])
     assert same.history == [[0.5]] and not caplog.records
+    (path,) = tmp_path.iterdir()
+    tensors, told = read_sealed(path)
+    write_sealed(path, {k: v for k, v in tensors.items() if k != "m.0"}, told)
+    restore(tmp_path, other, [], aside=False)
+    fresh = state(2, 3)
+    restore(tmp_path, fresh, [], aside=False)
+    assert not fresh.history and not fresh.optimizer.state, "as if it had never had a moment"
+    write_sealed(path, tensors, told)
     restore(tmp_path, other, [])
     (line,) = (record.getMessage() for record in caplog.records)
     assert line.endswith(

@@ -13,7 +13,7 @@ import torch
 from fit3d_cli.errors import StorageError
 from fit3d_cli.lifting import store as module
 from fit3d_cli.lifting.solve import conjugate_gradients, weighted_average
-from fit3d_cli.lifting.stacked import Stacked, StoredBlocks
+from fit3d_cli.lifting.stacked import Stacked, StoredBlocks, within
 from fit3d_cli.lifting.store import WeightStore, stack
 
 Make = Callable[..., Any]
@@ -35,6 +35,13 @@ def filled(problem: Any, budget: int, folder: Path, apart: tuple[int, ...] = ())
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two views of 4x5 per block."""
     monkeypatch.setattr(module, "_BLOCK_TOKENS", 40)
+
+
+def test_no_row_of_a_block_is_none_of_its_memory() -> None:
+    """A pass over a thousand blocks must not keep them by empty views."""
+    block = torch.ones(1000, 16)
+    rows = block[within(None, 0, 1000)]
+    assert rows.shape == (0, 16) and rows.untyped_storage().nbytes() == 0
 
 
 def test_a_stack_is_the_views_one_below_the_other(problem: Any) -> None:
