@@ -215,8 +215,10 @@ def open_tensors(
     except FileNotFoundError as error:
         raise ArchiveError("no such file", where=path, hint="check the path") from error
     except (OSError, ValueError) as error:
+        # The path stands before it already.
+        why = error.strerror if isinstance(error, OSError) else error
         raise ArchiveError(
-            f"cannot be opened: {error}", where=path, hint="check the path and its mode"
+            f"cannot be opened: {why}", where=path, hint="check the path and its mode"
         ) from error
     try:
         status = os.fstat(fd)
