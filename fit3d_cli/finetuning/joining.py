@@ -50,7 +50,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
         device: CPU (gloo), or CUDA (nccl): the process takes the GPU with its local number.
 
     Raises:
-        SettingsError: ``WORLD_SIZE`` is set but not what else torchrun sets, or to no number.
+        SettingsError: ``WORLD_SIZE`` is set but not what else torchrun sets, or to no number; or
+            ``RANK`` is not below it.
         DeviceError: More processes than GPUs, or the port is taken.
         PeerError: Another process did not come, or is gone.
     """
@@ -65,8 +66,11 @@ def joined(device: torch.device) -> Iterator[Processes]:
             where="environment",
             hint=f"{_START}, or unset it",
         )
+    rank = _number("RANK", 0)
+    if not 0 <= rank < size:
+        raise SettingsError(f"RANK is {rank}, WORLD_SIZE {size}", where="environment", hint=_START)
     if device.type == "cuda":
-        local = _number("LOCAL_RANK", _number("RANK", 0))
+        local = _number("LOCAL_RANK", rank)
         if local >= torch.cuda.device_count():
             raise DeviceError(
                 f"process {local} finds {torch.cuda.device_count()} GPUs",
@@ -74,7 +78,6 @@ def joined(device: torch.device) -> Iterator[Processes]:
                 hint="give --nproc-per-node at most the number of GPUs",
             )
         torch.cuda.set_device(local)
-    rank = _number("RANK", 0)
     processes = Processes(rank, size, device, _met(rank, size))
     with processes.talk():
         _connect(processes)

@@ -192,6 +192,12 @@ def test_what_an_earlier_torchrun_left_behind(monkeypatch: pytest.MonkeyPatch) -
             assert (processes.rank, processes.size) == (0, 1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not leads()
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    for rank in ("2", "-1"):
+        monkeypatch.setenv("RANK", rank)
+        told = pytest.raises(SettingsError, match=f"RANK is {rank}, WORLD_SIZE 2 - start with")
+        with told, joined(torch.device("cpu")):
+            pass
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.setenv(name, "two")
         with pytest.raises(SettingsError, match=f"{name} is 'two', not a number - unset it") as e:
