@@ -95,8 +95,9 @@ def _parse_ascii(body: bytes, dtype: np.dtype[np.void], count: int) -> np.ndarra
         return None
     vertices = np.empty(count, dtype)
     try:
-        for i, line in enumerate(lines):
-            vertices[i] = tuple(line.split())
+        with np.errstate(over="ignore"):  # what a float32 cannot hold is left out with the infinite
+            for i, line in enumerate(lines):
+                vertices[i] = tuple(line.split())
     except (ValueError, OverflowError):
         return None
     return vertices

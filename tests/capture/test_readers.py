@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,18 @@ def test_two_layouts_in_one_folder(trees, tmp_path: Path) -> None:
     assert read_capture(tmp_path / "x", "rgbd").reader == "rgbd"
     with pytest.raises(UnknownNameError):
         read_capture(tmp_path / "x", "nonsense")
+
+
+def test_ply_numbers_beyond_float32(tmp_path: Path) -> None:
+    path = tmp_path / "p.ply"
+    path.write_text(
+        "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\n"
+        "property float z\nend_header\n1e300 0 0\n1 2 3\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        points = read_ply_points(path)
+    assert points is not None and points.xyz.tolist() == [[1, 2, 3]]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
