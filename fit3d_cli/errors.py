@@ -12,7 +12,7 @@ from pathlib import Path
 # A line on the terminal, "fit3d: error: " included; what is wrong and where give way to the remedy.
 LONGEST = 240
 _PREFIX = len("fit3d: error: ")
-_LEAST = 56
+_LEAST = 60
 
 
 class Fit3dError(Exception):

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "fit3d_cli"
 
 # From the bottom up; a part imports from lower layers and from itself.
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "shapes", "progress"},
+    {"allocator", "errors", "shapes", "progress"},
     {"registry", "device", "explain", "pictures", "storage", "_kernels", "_cuda"},
     {
         "backoff",

@@ -114,7 +114,7 @@ def not_understood(path: Path, reader: str = "") -> CaptureError:
     return CaptureError(
         f"neither a capture nor a source of one ({_held(path)})",
         where=path,
-        hint="give photos, a video, .sens, or a layout such as colmap or transforms "
+        hint="give photos, a video, .sens, or a layout like colmap or transforms "
         "(--set lift.reader=? lists them)",
     )
 
