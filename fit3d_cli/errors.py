@@ -12,7 +12,7 @@ from pathlib import Path
 # A line on the terminal, "fit3d: error: " included; what is wrong and where give way to the remedy.
 LONGEST = 240
 _PREFIX = len("fit3d: error: ")
-_LEAST = 60
+_LEAST, _LEAST_NEAR = 60, 48
 
 
 class Fit3dError(Exception):
@@ -41,6 +41,7 @@ class Fit3dError(Exception):
         where, what, hint = (_printable(t) for t in (_near(self.where), self.what, self.hint))
         where = _fitted(where, 1 / 4, len(_line(where, what, hint)))
         what = _fitted(what, 2 / 3, len(_line(where, what, hint)))
+        where = _fitted(where, 1 / 4, len(_line(where, what, hint)), _LEAST_NEAR)
         return _line(where, what, hint)
 
 
@@ -61,9 +62,9 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _fitted(text: str, ahead: float, length: int) -> str:
+def _fitted(text: str, ahead: float, length: int, least: int = _LEAST) -> str:
     """``text`` without its middle, where a line of ``length`` that holds it is too long."""
-    size = max(_LEAST, len(text) - max(0, length + _PREFIX - LONGEST))
+    size = max(least, len(text) - max(0, length + _PREFIX - LONGEST))
     if len(text) <= size:
         return text
     head = int((size - 3) * ahead)
